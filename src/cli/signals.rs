@@ -145,6 +145,7 @@ mod tests {
             url: "http://10.0.0.7:30000".into(),
             engine: "sglang".into(),
             engine_version: Some("0.5.16".into()),
+            unanswered_since: None,
             sources: vec![
                 source("log", "server.log", SourceState::Failing, Some("the file is not there"), None),
                 source("loads", "http://10.0.0.7:30000/v1/loads", SourceState::Ok, None, Some(ago(0.25))),

@@ -138,8 +138,12 @@ const OF_NOW: Duration = Duration::from_secs(10);
 
 fn target_text(target: &TargetStatus, now: Time) -> String {
     let version = target.engine_version.as_deref().unwrap_or("of unknown version");
-    let mut text =
-        format!("{}: {} {version}, {}", target.name, target.engine, counted(target.rank_count(), "rank"));
+    // What it said of itself counts no longer where it does not answer.
+    let engine = match target.unanswered_since {
+        Some(_) => String::new(),
+        None => format!("{} {version}, ", target.engine),
+    };
+    let mut text = format!("{}: {engine}{}", target.name, counted(target.rank_count(), "rank"));
     if let Some(since) = target.unanswered_since {
         text += &format!("; does NOT answer since {}", utc(since));
     }
@@ -149,7 +153,12 @@ fn target_text(target: &TargetStatus, now: Time) -> String {
     let is_old = age.is_some();
     let load = || {
         let of_rank = |rank: &skewtrap_core::status::RankStatus| {
-            let silent = |s: &SignalStatus| if s.stale && !is_old { " (silent)" } else { "" };
+            let age = |s: &SignalStatus| now.since(s.at);
+            let silent = |s: &SignalStatus| match (is_old, s.stale, age(s) > OF_NOW) {
+                (true, ..) | (_, false, false) => String::new(),
+                (_, true, false) => " (silent)".to_owned(),
+                (.., true) => format!(" ({} ago)", seconds(age(s).as_secs_f64())),
+            };
             rank.signals
                 .get("load")
                 .map(|s| format!("{} {}{}", rank_name(&rank.rank), figure(s.value), silent(s)))
@@ -248,6 +257,12 @@ mod tests {
         };
         let now = at + Duration::from_secs(2);
         assert!(target_text(&target, now).ends_with("; load DP0 7, DP1 9 (silent)"), "one rank is silent");
+        let mut frozen = target.clone();
+        frozen.ranks[1].signals.get_mut("load").expect("it has one").at = at - Duration::from_secs(34);
+        assert!(
+            target_text(&frozen, now).ends_with("; load DP0 7, DP1 9 (36 s ago)"),
+            "its clock stands still"
+        );
         let lost = TargetStatus { unanswered_since: Some(at + Duration::from_secs(1)), ..target };
         let text = target_text(&lost, at + Duration::from_secs(82));
         let told = "; does NOT answer since 2026-11-24 03:48:47.1 UTC; load 82 s ago DP0 7, DP1 9";

@@ -337,6 +337,7 @@ fn status(started: Time) -> Status {
             url: "http://10.0.0.7:30000".into(),
             engine: "sglang".into(),
             engine_version: Some("0.5.16".into()),
+            unanswered_since: None,
             sources: vec![
                 source("loads", "http://10.0.0.7:30000/v1/loads", SourceState::Ok, None),
                 source(
