@@ -342,7 +342,8 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_rank_whose_own_clock_stands_still_while_its_peers_go_on_is_told_and_a_frozen_server_is_nobodys() {
+    fn an_idle_rank_whose_own_clock_stands_still_while_its_peers_go_on_is_told_and_a_frozen_server_is_nobodys()
+     {
         assert_eq!(idle(118, 1.0, &[1]).examine(118.0), vec![None; 3]);
         assert_eq!(idle(121, 1.0, &[1]).examine(121.0), vec![None, Some(99.0), None]);
         assert_eq!(idle(200, 1.0, &[0, 1, 2]).examine(200.0), vec![None; 3]);
