@@ -301,9 +301,9 @@ impl Finalizer {
             }
         }
         let harm = Harm::of(result.has_died, result.predicted, result.longest.unwrap_or_default());
-        let stands_down = harm
-            .as_ref()
-            .map(|harm| format!("captures on this server stand down until `skewtrap resume`: {}", harm.why));
+        let suspended = harm.as_ref().map(|harm| {
+            format!("windows on this server are suspended until `skewtrap resume`: {}", harm.why)
+        });
         let end = AttemptEnd {
             at: store.clock.now(),
             stalled: result.stalled,
@@ -320,7 +320,7 @@ impl Finalizer {
             outcome: outcome_of(record.incident.requested_at(), result, files.clone()),
             files,
         };
-        for told in problem.iter().chain(&stands_down) {
+        for told in problem.iter().chain(&suspended) {
             note(&mut capture.outcome, told);
         }
         if let Err(e) = store.bundles.add_files(&incident, &capture) {

@@ -133,7 +133,7 @@ impl Agent {
         }
         let resumed = self.watch.ledger().clone().resume(target.as_deref());
         if resumed.is_empty() {
-            return done("no captures stood down".into()).into();
+            return done("windows are suspended nowhere".into()).into();
         }
         let name = target.clone();
         let kept = self.store.state.kept(move |state| state.resume(name.as_deref()));

@@ -219,7 +219,7 @@ async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>) -> En
         }
         let refusal = seen.lock().expect("no panic").refusal.clone();
         let needs_somebody =
-            |(reason, _): &(&str, String)| matches!(*reason, "stood_down" | "watch_only" | "future_state");
+            |(reason, _): &(&str, String)| matches!(*reason, "suspended" | "watch_only" | "future_state");
         if past > PATIENCE && refusal.as_ref().is_some_and(needs_somebody) {
             return End::Mend;
         }

@@ -9,6 +9,7 @@ use super::silence;
 use super::status::alike;
 use super::{Format, wrong};
 use skewtrap_core::message::{figure, utc};
+use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::{GroupStatus, RuleStatus, Silence, Status};
 
 /// Says of each rule of the running agent where it is, and why it does not fire
@@ -97,6 +98,9 @@ fn state_text(group: &GroupStatus) -> String {
     let since = group.since.map(|s| format!(" since {}", utc(s))).unwrap_or_default();
     let why_has_value = group.why.contains(&group.statistic.replacen(" of ", "(", 1));
     let value = match (group.value, group.bound) {
+        (Some(value), _) if group.statistic.starts_with("factors of ") => {
+            format!("    {} times the bound at which it is told\n", figure(value))
+        }
         (Some(value), Some(bound)) if !why_has_value => {
             format!("    {} is {}, fires at {}\n", group.statistic, figure(value), figure(bound))
         }
@@ -104,13 +108,16 @@ fn state_text(group: &GroupStatus) -> String {
     };
     let refused = group.refused.as_ref().map(|why| format!("    no window: {why}\n")).unwrap_or_default();
     let again = group.again.as_ref().map(|how| format!("    {how}\n")).unwrap_or_default();
-    format!("{}{since}\n    {}\n{value}{refused}{again}", group.state.word(), group.why)
+    let state = match group.state {
+        RuleState::Inert => "inert (it cannot fire here)",
+        state => state.word(),
+    };
+    format!("{state}{since}\n    {}\n{value}{refused}{again}", group.why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skewtrap_core::rule::RuleState;
     use skewtrap_core::rule::Severity;
     use skewtrap_trace::time::Time;
 

@@ -56,7 +56,7 @@ function harmText(i) {
 
 // A factor is in multiples of its bound, any other statistic in its own unit.
 export const howMuch = (statistic, signal, value, bound) => statistic.startsWith("factors")
-  ? signal + " departs by " + figure(value) + " times its bound" : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
+  ? signal + ": " + figure(value) + " times the bound at which it is told" : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
 
 // Why no window came, or what came of it, in a sentence; nothing where the rule captures nothing.
 export function windowText(i) {

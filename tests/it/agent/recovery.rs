@@ -176,7 +176,7 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
     agent
         .shows("a refusal", |s| {
             let incidents = s["incidents"].as_array().unwrap();
-            incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["reason"] == "stood_down")
+            incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["reason"] == "suspended")
         })
         .await;
     let path = dir.path().join("incidents/left/incident.json");
@@ -191,10 +191,10 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
     agent.shows("a verdict", |_| !read()["verdict"].is_null()).await;
     // Nothing opens before a person has looked.
     let refused = agent.asked().await;
-    assert!(refused.contains("stand down"), "{refused}");
+    assert!(refused.contains("are suspended since"), "{refused}");
     assert_eq!(starts(), 1);
     assert!(agent.post("resume").await.contains("captures may open again on server"));
-    assert!(agent.post("resume").await.contains("no captures stood down"));
+    assert!(agent.post("resume").await.contains("windows are suspended nowhere"));
     // What that window taught holds all the same.
     let refused = agent.asked().await;
     assert!(refused.contains("are predicted to silence the slowest rank"), "{refused}");

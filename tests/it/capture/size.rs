@@ -66,6 +66,6 @@ async fn windows_grow_to_what_they_may_cost_and_no_further() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_steps_are_heavy_gets_one_window_at_the_most() {
     let (past, refused) = windows(40.0, 600.0, [1.1, 1.6]).await;
-    assert_eq!((refused, past.len()), (Some("stood_down"), 1), "{past:#?}");
+    assert_eq!((refused, past.len()), (Some("suspended"), 1), "{past:#?}");
     assert!(past[0].steps < 8, "{past:#?}");
 }

@@ -383,7 +383,7 @@ fn unharmed(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal
     let ends = ledger.attempts.iter().filter(|a| a.target == request.target).filter_map(|a| a.end.as_ref());
     let harmed = ends.filter_map(|end| Some((end.at, end.harm.as_ref()?)));
     match harmed.filter(|(_, harm)| !harm.is_acknowledged).max_by_key(|(at, _)| *at) {
-        Some((at, harm)) => Err(Refusal::StoodDown { at, why: harm.why.clone() }),
+        Some((at, harm)) => Err(Refusal::Suspended { at, why: harm.why.clone() }),
         None => Ok(()),
     }
 }

@@ -45,7 +45,7 @@ pub enum Refusal {
     #[error("it healed before the window would have opened")]
     Cleared,
     /// It harms too few requests.
-    #[error("it harms {:.0} % of the requests now, and a window is spent from {:.0} % on (min_harm); it is looked at again while it lasts", .harm * 100.0, .least * 100.0)]
+    #[error("{:.0} % of the requests would be better off now, were the load even, and a window is spent from {:.0} % on (min_harm); it is looked at again while it lasts", .harm * 100.0, .least * 100.0)]
     LittleHarm {
         /// The share of requests that would be better off, were the load even.
         harm: f64,
@@ -55,7 +55,7 @@ pub enum Refusal {
 
     // --- limits ---
     /// The rule captured a moment ago.
-    #[error("rule {rule} tried a capture on this server at {} and cools down: none before {} (limits.cooldown)", Clock(*.last), Clock(*.last + (*.ago + *.left)))]
+    #[error("rule {rule} tried a capture on this server at {last} and cools down: none before {} (limits.cooldown)", *.last + (*.ago + *.left))]
     Cooldown {
         /// The rule.
         rule: String,
@@ -395,8 +395,8 @@ pub enum Refusal {
         device: String,
     },
     /// A window before hurt the server more than it may, and nobody has acknowledged that.
-    #[error("captures on this server stand down since {at}: {why}; `skewtrap resume` lets them open again")]
-    StoodDown {
+    #[error("windows on this server are suspended since {at}: {why}; `skewtrap resume` lets them open again")]
+    Suspended {
         /// Since when.
         at: Time,
         /// What happened.
@@ -469,19 +469,6 @@ impl Serialize for Refusal {
     }
 }
 
-/// A moment to the second: a sentence is read later than it is written, so that "in 10 min" would mislead.
-#[derive(Clone, Copy, Debug)]
-struct Clock(Time);
-
-impl fmt::Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_nanosecond(i128::from(self.0.nanos())) {
-            Ok(at) => write!(f, "{}", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
-            Err(_) => write!(f, "{}", self.0),
-        }
-    }
-}
-
 /// A duration as people write it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub Duration);
@@ -530,7 +517,7 @@ mod tests {
         let last = Time::from_epoch_s(1_795_492_126.1);
         let (ago, left) = (Duration::from_secs(16), Duration::from_secs(584));
         let refusal = Refusal::Cooldown { rule: "dp-load-skew".into(), last, ago, left };
-        insta::assert_snapshot!(refusal, @"rule dp-load-skew tried a capture on this server at 2026-11-24 03:48:46 UTC and cools down: none before 2026-11-24 03:58:46 UTC (limits.cooldown)");
+        insta::assert_snapshot!(refusal, @"rule dp-load-skew tried a capture on this server at 2026-11-24 03:48:46.1 UTC and cools down: none before 2026-11-24 03:58:46.1 UTC (limits.cooldown)");
         let refusal = Refusal::DiskLow {
             path: "/data/profiles".into(),
             free: 3 << 30,

@@ -32,6 +32,17 @@ impl Factor {
         }
     }
 
+    /// Of a rank, in a sentence: `DP2's share of the requests`.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Share => "share of the requests",
+            Self::Speed => "speed at equal work",
+            Self::Work => "work a request",
+            Self::Room => "room for requests",
+            Self::Stuck => "progress",
+        }
+    }
+
     /// The factor of that word.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|f| f.word() == word)

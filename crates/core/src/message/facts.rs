@@ -35,8 +35,8 @@ pub struct Facts {
     /// The statistic, its bound, every member's value.
     pub how_much: String,
     /// What clients notice: what the whole server did before, and does now.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub harm: String,
+    #[serde(default, skip_serializing_if = "String::is_empty", alias = "harm")]
+    pub impact: String,
     /// The log line or sample that first shows the deviation.
     pub evidence: String,
     /// Why, as far as the numbers tell without a capture, and what speaks for it.
@@ -74,7 +74,7 @@ impl Facts {
             since: since(incident),
             rank: rank(incident),
             how_much: how_much(incident),
-            harm: harm(incident),
+            impact: impact(incident),
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
@@ -96,7 +96,7 @@ impl Facts {
             ("since", &self.since),
             ("rank", &self.rank),
             ("how much", &self.how_much),
-            ("harm", &self.harm),
+            ("impact", &self.impact),
             ("evidence", &self.evidence),
             ("cause", &self.cause),
             ("not it", &self.not_it),
@@ -151,7 +151,10 @@ fn since(incident: &Incident) -> String {
     }
     match incident.resolved_at {
         Some(end) if incident.ended_unseen => {
-            format!("{fired}; its end was not seen, since the agent was restarted: it was over at {}", utc(end))
+            format!(
+                "{fired}; its end was not seen, since the agent was restarted: it was over at {}",
+                utc(end)
+            )
         }
         Some(end) => {
             format!("{fired}, over at {} after {}", utc(end), seconds(end.since(onset).as_secs_f64()))
@@ -210,7 +213,9 @@ fn how_much(incident: &Incident) -> String {
     let bound = deviation_bound(measured);
     // What departed in words, where a factor did: a number of times a bound says nothing by itself.
     let measured = match finding.departure() {
-        Some(said) => format!("{} ({bound})", one_line(said)),
+        Some(said) => {
+            format!("{} ({} times the bound at which it is told)", one_line(said), figure(measured.value))
+        }
         None => bound,
     };
     let since = incident.impact.as_ref().filter(|impact| impact.at.since(incident.fired_at) >= LATER);
@@ -238,7 +243,7 @@ fn members(finding: &Finding, values: &[MemberValue]) -> String {
 
 /// `31 requests (42 % of all) would be better off, were the load even; before the onset and now: tokens a second of all
 /// ranks 4100 -> 3200`.
-fn harm(incident: &Incident) -> String {
+fn impact(incident: &Incident) -> String {
     let mut parts: Vec<String> = Vec::new();
     if let Some(harm) = incident.finding.harm.as_ref().filter(|harm| harm.requests >= 1.0) {
         parts.push(format!(
@@ -247,14 +252,14 @@ fn harm(incident: &Incident) -> String {
             harm.share * 100.0
         ));
     }
-    let impact = incident.impact.as_ref();
+    let seen = incident.impact.as_ref();
     let course = |name: &str, course: Option<BeforeAndNow>, word: fn(f64) -> String| {
         course.map(|c| format!("{name} {} -> {}", word(c.before), word(c.now)))
     };
     let numbers = [
-        course("tokens a second of all ranks", impact.and_then(|i| i.tokens_per_s), figure),
-        course("time to the first token", impact.and_then(|i| i.first_token_s), seconds),
-        course("requests that wait for a place", impact.and_then(|i| i.waiting_reqs), figure),
+        course("tokens a second of all ranks", seen.and_then(|i| i.tokens_per_s), figure),
+        course("time to the first token", seen.and_then(|i| i.first_token_s), seconds),
+        course("requests that wait for a place", seen.and_then(|i| i.waiting_reqs), figure),
     ];
     let numbers: Vec<String> = numbers.into_iter().flatten().collect();
     if !numbers.is_empty() {

@@ -166,7 +166,7 @@ fn the_numbers_beside_a_factor_are_called_what_they_are() {
     let mut incident = fired();
     let told = message(&incident, Update::Fired).facts.how_much;
     let said =
-        "DP2 is sent 2.6 times its usual share of the requests (share departs by 1.41 times its bound)";
+        "DP2 is sent 2.6 times its usual share of the requests (1.41 times the bound at which it is told)";
     assert_eq!(told, format!("{said}; load when it fired: DP2 46, DP0 9, DP1 10, DP3 8"));
     // A release before wrote no name.
     incident.finding.measured.as_mut().expect("the sample has one").members_signal = None;
@@ -185,21 +185,21 @@ fn a_message_after_the_first_tells_how_things_are_now_and_what_clients_notice() 
         told.how_much
     );
     assert_eq!(
-        told.harm,
+        told.impact,
         "before the onset and now: tokens a second of all ranks 4810 -> 3920, time to the first token 0.3 s -> 1.4 s, \
          requests that wait for a place 0.2 -> 23"
     );
     let over = message(&resolved(), Update::Resolved).facts;
     assert!(over.how_much.contains("; before it ended: DP2 54"), "{}", over.how_much);
-    assert!(over.harm.starts_with("before the onset and shortly before its end: "), "{}", over.harm);
+    assert!(over.impact.starts_with("before the onset and shortly before its end: "), "{}", over.impact);
     // What is not known is not told.
     let mut unknown = fired();
     unknown.impact = None;
-    assert_eq!(message(&unknown, Update::Fired).facts.harm, "");
+    assert_eq!(message(&unknown, Update::Fired).facts.impact, "");
     unknown.finding.harm =
         Some(crate::finding::Harm { share: 0.42, requests: 30.6, reason: "excess".into() });
     assert_eq!(
-        message(&unknown, Update::Fired).facts.harm,
+        message(&unknown, Update::Fired).facts.impact,
         "31 requests (42 % of all) would be better off, were the load even"
     );
 }
@@ -365,7 +365,8 @@ fn of_a_window_by_hand_no_rule_fired_and_no_rank_asked() {
 fn of_an_end_that_no_agent_saw_only_that_is_said() {
     let incident = Incident { ended_unseen: true, ..resolved() };
     let told = message(&incident, Update::Resolved).facts.since;
-    let said = "; its end was not seen, since the agent was restarted: it was over at 2026-11-24 03:49:57.0 UTC";
+    let said =
+        "; its end was not seen, since the agent was restarted: it was over at 2026-11-24 03:49:57.0 UTC";
     assert!(told.ends_with(said), "{told}");
 }
 

@@ -1,5 +1,6 @@
 //! Formats numbers, times, ranks and deviations for sentences.
 
+use crate::factor::Factor;
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::{Incident, VerdictNote};
 pub use skewtrap_trace::rank::rank_name;
@@ -171,7 +172,8 @@ fn departed(rank: &str, factor: &str, side: Side, has_work: bool) -> String {
 pub fn deviation_bound(measured: &Measured) -> String {
     let Measured { statistic, signal, value, bound, .. } = measured;
     if *statistic == Statistic::Factors {
-        return format!("{signal} departs by {} times its bound", figure(*value));
+        let what = Factor::of_word(signal).map_or(&**signal, |factor| factor.noun());
+        return format!("its {what} departs by {} times the bound", figure(*value));
     }
     format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
 }

@@ -56,6 +56,14 @@ impl FactorSet {
         let words = Factor::ALL.into_iter().filter(|f| self.has(*f)).map(Factor::word);
         words.collect::<Vec<_>>().join(", ")
     }
+
+    /// In a sentence, of the ranks: `their share of the requests and their speed at equal work are`.
+    pub fn nouns(self) -> String {
+        let nouns = Factor::ALL.into_iter().filter(|f| self.has(*f)).map(|f| format!("their {}", f.noun()));
+        let nouns: Vec<String> = nouns.collect();
+        let verb = if nouns.len() == 1 { "is" } else { "are" };
+        format!("{} {verb}", nouns.join(" and "))
+    }
 }
 
 /// What was learned of a server, to be kept over a restart of the agent.
@@ -192,18 +200,18 @@ impl Outlook {
         let Cost { fired, accepted } = self.cost;
         let times = if fired == 1 { "once".to_owned() } else { format!("{fired} times") };
         let site = format!(
-            "{site}; all factors together fired {times} in the last 24 h, accepted are {accepted} a day"
+            "{site}; all its tests together fired {times} in the last 24 h, accepted are {accepted} a day"
         );
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {
-                format!("a trouble of {} is under way, which another rule tells", trouble.word())
+                format!("a trouble of a rank's {} is under way, which another rule tells", trouble.noun())
             }
             // Only what the rule watches says how far it is from firing.
             (_, Some((nearest, _))) if !wanted.has(nearest.factor) => {
                 format!("nothing departs of what it watches ({}); {site}", wanted.words())
             }
             (_, Some((Nearest { factor, deviations, bound, shows, .. }, dp))) => {
-                let of = format!("{} of DP{dp}", factor.word());
+                let of = format!("DP{dp}'s {}", factor.noun());
                 let told = format!("the {bound:.1} standard deviations at which it is told");
                 match (deviations >= bound, shows) {
                     (false, _) => format!(

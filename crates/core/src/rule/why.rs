@@ -170,7 +170,7 @@ fn ends_of(f: &Firing, compiled: &CompiledRule, now: Time) -> String {
         return format!("it has been clear for {lasted:.1} s, and ends after {hold:.1} s");
     }
     let kept = |c: &Condition| match c.statistic {
-        Statistic::Factors => format!("{} are as usual again", c.factors.words()),
+        Statistic::Factors => format!("{} as usual again", c.factors.nouns()),
         statistic => {
             let word = if c.direction == Direction::Below { "at least" } else { "at most" };
             let chance = c.chance.map(|k| format!(" (or within {k} times what chance explains)"));

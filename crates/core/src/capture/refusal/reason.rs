@@ -15,7 +15,11 @@ impl Refusal {
     pub const fn awaits_facts(&self) -> bool {
         matches!(
             self,
-            Self::UnknownServer { .. } | Self::NoAnswer { .. } | Self::Stale { .. } | Self::LeftOpen { .. } | Self::NoProgress { .. }
+            Self::UnknownServer { .. }
+                | Self::NoAnswer { .. }
+                | Self::Stale { .. }
+                | Self::LeftOpen { .. }
+                | Self::NoProgress { .. }
         )
     }
 
@@ -66,7 +70,7 @@ impl Refusal {
             | Self::TooCostly { .. }
             | Self::ServerTimer { .. }
             | Self::UnknownDevice { .. }
-            | Self::StoodDown { .. } => None,
+            | Self::Suspended { .. } => None,
         }
     }
 
@@ -83,7 +87,7 @@ impl Refusal {
             | Self::Risk { .. }
             | Self::Never { .. }
             | Self::ProfileV2
-            | Self::StoodDown { .. } => true,
+            | Self::Suspended { .. } => true,
             _ => false,
         }
     }
@@ -138,7 +142,7 @@ impl Refusal {
             Self::TooCostly { .. } => Reason::TooCostly,
             Self::ServerTimer { .. } => Reason::ServerTimer,
             Self::UnknownDevice { .. } => Reason::UnknownDevice,
-            Self::StoodDown { .. } => Reason::StoodDown,
+            Self::Suspended { .. } => Reason::Suspended,
         }
     }
 
@@ -237,8 +241,9 @@ pub enum Reason {
     ServerTimer,
     /// See [`Refusal::UnknownDevice`].
     UnknownDevice,
-    /// See [`Refusal::StoodDown`].
-    StoodDown,
+    /// See [`Refusal::Suspended`].
+    #[serde(alias = "stood_down")]
+    Suspended,
     /// A word of another release, or none.
     #[default]
     #[serde(rename = "", other)]
@@ -290,7 +295,7 @@ impl Reason {
             Self::TooCostly => "too_costly",
             Self::ServerTimer => "server_timer",
             Self::UnknownDevice => "unknown_device",
-            Self::StoodDown => "stood_down",
+            Self::Suspended => "suspended",
             Self::Unknown => "",
         }
     }

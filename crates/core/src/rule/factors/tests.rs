@@ -199,17 +199,27 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let outlook = Outlook { trouble: None, nearest: Some((nearest, 2)), learned_s: Some(7_200.0), cost };
     let of = |factor| outlook.words(FactorSet::NONE.with(factor));
     let told = of(Factor::Share);
-    assert!(told.starts_with("nothing departs from what is usual: nearest is share of DP2, 3.0 of the 6.0 "), "{told}");
+    assert!(
+        told.starts_with(
+            "nothing departs from what is usual: nearest is DP2's share of the requests, 3.0 of the 6.0 "
+        ),
+        "{told}"
+    );
     // What is beyond its bound is no more the nearest to it.
     for (shows, why) in [(false, "its load does not show it"), (true, "for less than two seconds")] {
         let nearest = Nearest { deviations: 10.8, shows, ..nearest };
-        let told = Outlook { nearest: Some((nearest, 2)), ..outlook }.words(FactorSet::NONE.with(Factor::Share));
-        assert!(!told.contains("nearest") && told.contains("share of DP2 is 10.8, beyond the 6.0 "), "{told}");
+        let told =
+            Outlook { nearest: Some((nearest, 2)), ..outlook }.words(FactorSet::NONE.with(Factor::Share));
+        assert!(
+            !told.contains("nearest")
+                && told.contains("DP2's share of the requests is 10.8, beyond the 6.0 "),
+            "{told}"
+        );
         assert!(told.contains(why), "{told}");
     }
     let stuck = of(Factor::Stuck);
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
-    assert!(!stuck.contains("share") && stuck.contains("all factors together fired 2 times"), "{stuck}");
+    assert!(!stuck.contains("share") && stuck.contains("all its tests together fired 2 times"), "{stuck}");
 }
 
 #[test]
