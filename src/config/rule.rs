@@ -59,8 +59,8 @@ pub struct RuleText {
     min_mean: Field<f64>,
     /// No verdict on a group with fewer members. Default 2.
     min_members: Field<u32>,
-    /// No window for a trouble that harms a smaller share of the requests, where its harm is known (the
-    /// rules on `factors`). Default 0.05.
+    /// No window for a trouble whose harm, the share of all requests that would be better off were the load even, is
+    /// smaller, where it is known (the rules on `factors`). Default 0.05.
     min_harm: Field<f64>,
     /// What it finds while a trouble that a rule on `factors` tells is under way on its server, or has just ended, is a
     /// symptom of that trouble and no incident of its own. Default `false`.

@@ -45,7 +45,7 @@ function causeText(c) {
 }
 
 // What clients notice: the whole server before the onset, and now (at the last look before its end).
-function harmText(i) {
+function impactText(i) {
   const parts = [], h = i.finding.harm, m = i.impact || {};
   if (h && h.requests >= 1) parts.push(Math.round(h.requests) + " requests (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
   const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
@@ -97,9 +97,10 @@ export function drawIncident({ incident: i, files }) {
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
-    ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
+    ["since", (f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at)) + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
+    ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["first blamed", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
     ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : "nothing was measured: a window was asked for"],
-    ...(harmText(i) ? [["harm", harmText(i)]] : []),
+    ...(impactText(i) ? [["impact", impactText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),
