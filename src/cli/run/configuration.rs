@@ -65,11 +65,8 @@ fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
         None => of_flags(args, seen)?,
     };
     if let Some(dir) = &args.output_dir {
-        if !dir.starts_with('/') {
-            bail!(wrong(&format!(
-                "`--output-dir {dir}` is a folder as the server sees it, whose own folder nobody here knows: give an absolute path"
-            )));
-        }
+        // Like every path of the command line from the folder where the agent is started; the server has another one.
+        let dir = &std::path::absolute(dir).map_or_else(|_| dir.clone(), |dir| dir.display().to_string());
         let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);
         for capture in of_rules.chain([&mut config.capture]) {
             if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = capture {
