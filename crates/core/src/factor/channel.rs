@@ -406,6 +406,12 @@ impl Channel {
         }
     }
 
+    /// Learns how the speeds of the ranks scatter that are not `slow`; what is usual of each stays.
+    pub fn learn_noise_of_speed(&mut self, seen: &Seen, slow: impl Fn(usize) -> bool) {
+        self.known.speed.learn_noise(&seen.speed.lesson, &slow);
+        self.known.pace.learn_noise(&seen.pace.lesson, &slow);
+    }
+
     fn learn_now(&mut self, newest: i64, lesson: &Lesson) {
         self.known.share.learn(&self.bins, newest, &lesson.share);
         self.known.speed.learn(&lesson.speed);

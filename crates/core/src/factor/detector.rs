@@ -53,6 +53,8 @@ const MATERIAL_HELD: f64 = 1.2;
 const GROSS: f64 = 1.5;
 /// What comes this near to its bound (in deviances) may be a trouble that is not told yet.
 const SUSPICIOUS: f64 = 0.5;
+/// So many ranks that are not slow tell how speeds scatter while others are: of two, each is measured by the other.
+const LEAST_PEERS: usize = 3;
 /// In its first seconds an incident may be blamed on another rank; later another rank only joins.
 const REBLAME_WITHIN: f64 = 12.0;
 /// At most so often.
@@ -383,6 +385,7 @@ impl Detector {
             let seen = channel.examine(second, self.since, pending);
             let candidates = self.candidates(channel, &seen, moment);
             changes.extend(if self.open.is_some() {
+                self.learn_noise_of_peers(channel, &seen);
                 self.follow(channel, &candidates, moment)
             } else {
                 self.watch(channel, seen, &candidates, moment)
@@ -509,6 +512,17 @@ impl Detector {
         match side {
             Side::High => load(&self.loads[rank]) > (1.0 + by) * mean,
             Side::Low => load(&self.loads[rank]) < (1.0 - by) * mean,
+        }
+    }
+
+    /// While ranks are slow, the scatter of their peers' speeds is learned on: where it grows and nothing is learned, one
+    /// false trouble begets the next.
+    fn learn_noise_of_peers(&self, channel: &mut Channel, seen: &Seen) {
+        let open = || self.behind.iter().chain(&self.open).map(|open| &open.incident);
+        let is_slow = |rank: usize| open().any(|incident| incident.ranks.contains(&rank));
+        let peers = (0..self.settings.ranks).filter(|rank| !is_slow(*rank)).count();
+        if peers >= LEAST_PEERS && open().all(|incident| incident.factor == Factor::Speed) {
+            channel.learn_noise_of_speed(seen, is_slow);
         }
     }
 

@@ -313,6 +313,14 @@ impl Speed {
         }
     }
 
+    /// Learns the noise alone, of the ranks that are not `slow`.
+    pub fn learn_noise(&mut self, lesson: &Lesson, slow: impl Fn(usize) -> bool) {
+        for (roots, pooled) in lesson.roots.rows().zip(&mut self.pooled) {
+            let of_peers = roots.iter().enumerate().filter(|(rank, z)| !slow(*rank) && !z.is_nan());
+            pooled.learn_together(of_peers.map(|(_, z)| z * z));
+        }
+    }
+
     /// How many times as long as the model says this rank usually takes: what the model learns from is freed of it. What all
     /// have in common is the model's own error; where that does not go away it would come back, and again, without
     /// end, so what is beyond [`COMMON`] is left in.
@@ -354,6 +362,32 @@ mod tests {
             last = seen.evidence;
         }
         last
+    }
+
+    #[test]
+    fn noise_is_learned_of_the_peers_of_a_slow_rank_and_nothing_else_is() {
+        let mut dice = Dice(7);
+        let mut bins = Bins::new(5, 0);
+        let mut speed = Speed::new(5, 0.1, Needed::All);
+        let (mut quiet, mut usual) = (0.0, Vec::new());
+        for s in 0..240 {
+            let scatter = if s < 120 { 0.02 } else { 0.3 };
+            for rank in 0..5 {
+                let slow: f64 = if rank == 4 && s >= 120 { 0.2 } else { 1.0 };
+                let needed = slow * f64::exp(scatter * dice.normal());
+                bins.at(rank, s as f64, |b| (b.needed, b.spent) = (needed, 1.0));
+            }
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 5], &[]);
+            match s {
+                ..120 => {
+                    speed.learn(&seen.lesson);
+                    (quiet, usual) = (speed.dispersion(0, 1), speed.usual.clone());
+                }
+                _ => speed.learn_noise(&seen.lesson, |rank| rank == 4),
+            }
+        }
+        assert!(speed.dispersion(0, 1) > 1.5 * quiet, "{} {quiet}", speed.dispersion(0, 1));
+        assert_eq!(speed.usual, usual);
     }
 
     #[test]
