@@ -169,15 +169,15 @@ impl Bundles {
     }
 
     /// Brings the incident in a record up to date; what else is in it stays. Without a bundle there is
-    /// nothing to do.
+    /// nothing to do. Returns whether there is one.
     ///
     /// # Errors
     /// It cannot be written; the old one stays.
-    pub fn update(&self, incident: Incident) -> Result<(), BundleError> {
+    pub fn update(&self, incident: Incident) -> Result<bool, BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut record) = self.read(&incident.id) else { return Ok(()) };
+        let Some(mut record) = self.read(&incident.id) else { return Ok(false) };
         record.incident = incident;
-        self.replace(&record)
+        self.replace(&record).map(|()| true)
     }
 
     /// Adds the files that a capture stored, and how they came, to the record of its incident; the

@@ -97,12 +97,13 @@ pub async fn run(
     while let Some(job) = jobs.recv().await {
         let (bundles, state, keep, metrics) = (bundles.clone(), state.clone(), keep, metrics.clone());
         let work = crate::world::blocking(move || {
-            let mut trouble = None;
-            let creates = matches!(job, Job::Create { .. });
-            let swept = one(&bundles, &state, &keep, clock, job, &mut trouble);
-            // What is only brought up to date proves nothing where there is no bundle.
-            if creates || trouble.is_some() {
-                metrics.bundle_trouble(trouble);
+            let mut wrote = None;
+            let swept = one(&bundles, &state, &keep, clock, job, &mut wrote);
+            match wrote {
+                Some(Ok(true)) => metrics.bundle_trouble(None),
+                Some(Err(trouble)) => metrics.bundle_trouble(Some(trouble)),
+                // Where there is no bundle nothing is proven.
+                Some(Ok(false)) | None => {}
             }
             swept
         });
@@ -130,31 +131,34 @@ fn one(
     keep: &Keep,
     clock: Clock,
     job: Job,
-    trouble: &mut Option<String>,
+    wrote: &mut Option<Result<bool, String>>,
 ) -> Option<BundleSpace> {
-    let mut tell = |error: BundleError| {
-        tracing::error!("{error}");
-        *trouble = Some(error.to_string());
+    let told = |result: Result<bool, BundleError>| {
+        result.map_err(|error| {
+            tracing::error!("{error}");
+            error.to_string()
+        })
     };
     match job {
         Job::Create { record, evidence } => {
             // It may have been made before the state was read that says whose it is.
             let record = Record { agent: state.agent().clone(), ..*record };
-            create(bundles, record, &evidence).unwrap_or_else(tell);
+            *wrote = Some(told(create(bundles, record, &evidence).map(|()| true)));
             None
         }
         Job::Update(incident) => {
-            bundles.update(*incident).unwrap_or_else(tell);
+            *wrote = Some(told(bundles.update(*incident)));
             None
         }
         Job::Captured(incident) => {
             let id = incident.id.clone();
-            match bundles.update(*incident) {
+            let updated = told(bundles.update(*incident));
+            if updated.is_ok() {
                 // Behind the message's row, which on a slow disk is not written yet: a kill between them would lose
                 // the message.
-                Ok(()) => state.later(move |state| state.delete_reported(&id)),
-                Err(error) => tell(error),
+                state.later(move |state| state.delete_reported(&id));
             }
+            *wrote = Some(updated);
             None
         }
         Job::MakeRoom(bytes) => {
@@ -212,17 +216,20 @@ mod tests {
         let root = dir.path().join("incidents");
         std::fs::write(&root, b"").expect("written");
         let bundles = Bundles::at(&root, state.agent().clone());
-        let create = |id: &str| {
-            let record = crate::act::record_of_a_test(id, 1.0);
-            let job = Job::Create { record: Box::new(record), evidence: Samples::default() };
-            let mut trouble = None;
-            one(&bundles, &state, &keep, Clock::start(), job, &mut trouble);
-            trouble
+        let wrote = |job: Job| {
+            let mut wrote = None;
+            one(&bundles, &state, &keep, Clock::start(), job, &mut wrote);
+            wrote.expect("it is told")
         };
-        let told = create("i1").expect("it cannot be written");
+        let record = |id: &str| Box::new(crate::act::record_of_a_test(id, 1.0));
+        let create = |id: &str| Job::Create { record: record(id), evidence: Samples::default() };
+        let update = |id: &str| Job::Update(Box::new(record(id).incident));
+        let told = wrote(create("i1")).expect_err("it cannot be written");
         assert!(told.contains("cannot be written") && told.contains("check incident_dir"), "{told}");
         std::fs::remove_file(&root).expect("removed");
-        assert_eq!(create("i2"), None);
+        assert_eq!(wrote(update("i1")), Ok(false), "without a bundle nothing is proven");
+        assert_eq!(wrote(create("i2")), Ok(true));
+        assert_eq!(wrote(update("i2")), Ok(true));
     }
 
     #[tokio::test]

@@ -139,7 +139,7 @@ impl Agent {
         let kept = self.store.state.kept(move |state| state.resume(name.as_deref()));
         self.watch.handle(Event::Resumed(target), self.clock.now(), effects);
         let said =
-            format!("captures may open again on {}", resumed.into_iter().collect::<Vec<_>>().join(", "));
+            format!("windows may open again on {}", resumed.into_iter().collect::<Vec<_>>().join(", "));
         Reply::Later(Box::pin(when_kept(said, kept)))
     }
 

@@ -27,6 +27,7 @@ use skewtrap_fleet::Store;
 use skewtrap_fleet::upload::Destination;
 use skewtrap_trace::rank::{Rank, RankId};
 use skewtrap_trace::summary;
+use skewtrap_trace::time::Time;
 
 /// Between two looks at the store, and at the folders of windows that are open.
 const EVERY: Duration = Duration::from_secs(2);
@@ -144,8 +145,7 @@ impl Node {
     async fn look_for_windows(&mut self) -> anyhow::Result<()> {
         let folder = windows_folder(&self.to.pool);
         // Marks begin with the time of the incident: `20261124T034845Z-...`.
-        let since = (wall_time() - LOOK_BACK).to_string();
-        let since: String = since.chars().take_while(|c| *c != '.').filter(|c| !"-:".contains(*c)).collect();
+        let since = mark_begins(wall_time() - LOOK_BACK);
         let names = self.to.store.list_after(&folder, &format!("{folder}/{since}")).await?;
         self.known.retain(|known| names.binary_search(known).is_ok());
         let new = names.into_iter().filter(|n| mark_of_manifest(n).is_some() && !self.known.contains(n));
@@ -198,7 +198,9 @@ impl Collection {
         for file in found {
             // One that has not changed since the last look is read.
             let before = self.seen.insert(file.path.clone(), file.clone());
-            let is_read = self.read.get(&file.path).is_some_and(|read| read.bytes == file.size);
+            // One that could not be read has no digest, and is tried again.
+            let known = self.read.get(&file.path);
+            let is_read = known.is_some_and(|read| read.bytes == file.size && !read.sha256.is_empty());
             if before.as_ref() != Some(&file) || is_read {
                 continue;
             }
@@ -281,6 +283,17 @@ impl Collection {
         }
         Ok(file)
     }
+}
+
+#[cfg(test)]
+#[test]
+fn marks_begin_with_the_second_of_their_window() {
+    assert_eq!(mark_begins(Time::from_epoch_s(1_795_492_121.9)), "20261124T034841");
+}
+
+/// With what the marks of the windows of that second begin: `20261124T034845`.
+fn mark_begins(at: Time) -> String {
+    at.rfc3339().chars().take_while(|c| *c != '.').filter(|c| !"-:Z".contains(*c)).collect()
 }
 
 /// The summary of the rank whose trace that is; `named` is the rank by its file's name, where that says one.

@@ -74,7 +74,7 @@ pub async fn run(
         let is_gone = health == server::Health::ConnectionRefused;
         let health = health.answered();
         let is_well = matches!(health, HealthAnswer::Healthy(_));
-        if is_gone && is_known {
+        if is_gone {
             send(&tx, &target, ServerFact::Lost).await;
         }
         // Whatever the reason for its silence, it may be another server when it is back.

@@ -181,14 +181,6 @@ mod tests {
         assert_eq!(supervisor.restarts(), 2);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_runs_once_is_waited_for_also_where_it_panics() {
-        let supervisor = Supervisor::default();
-        supervisor.once("fragile", async { panic!("dies") });
-        supervisor.once("sound", tokio::time::sleep(Duration::from_secs(1)));
-        assert!(supervisor.stop(Duration::from_secs(5)).await);
-    }
-
     #[test]
     fn what_belongs_to_the_loop_runs_on_its_thread_and_the_rest_beside_it() {
         let aside = Aside::start().expect("a runtime");

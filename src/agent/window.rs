@@ -48,6 +48,8 @@ use skewtrap_trace::time::Time;
 /// Between two scans of the folder.
 const SCAN: Duration = Duration::from_millis(100);
 
+/// How long the times of the files are waited for at the end of a window.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// How long the folder of the turns may take.
 const TURN_LIMIT: Duration = Duration::from_millis(500);
 /// A window of a killed agent is over by its deadline, as far as others must wait for it, and this.
@@ -512,7 +514,9 @@ async fn outcome(
     let times = crate::world::blocking(move || -> Vec<_> {
         of_ranks.into_iter().filter_map(|(rank, path)| Some((rank, written(Path::new(&path))?))).collect()
     });
-    for (rank, (born, changed)) in times.await.unwrap_or_default() {
+    // A folder that hangs withholds the stalls that it would show, not the result.
+    let times = tokio::time::timeout(LOOK_LIMIT, times).await.ok().and_then(Result::ok);
+    for (rank, (born, changed)) in times.unwrap_or_default() {
         // A stop closes every rank's window at once, and a rank writes elsewhere first.
         let from = stopped_at.filter(|at| *at < changed).map_or(born, |at| at.min(born));
         // The clock of a file server may be another one.

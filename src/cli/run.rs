@@ -63,7 +63,8 @@ pub struct RunArgs {
     /// A rule file or folder, instead of the shipped rules (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     rules: Vec<PathBuf>,
-    /// The folder that the server may write profiles below (the server's view)
+    /// The folder that the server may write profiles below, as the server sees it; a relative one starts from the folder
+    /// where the agent is started
     #[arg(long, value_name = "DIR")]
     output_dir: Option<String>,
     /// What this agent does: `agent` watches servers; `node` watches nothing and brings the summaries of this host's

@@ -31,8 +31,9 @@ type Lines = Vec<(Rank, ProfileLine)>;
 /// The log cannot be read.
 pub async fn recent(log: &Path, since: Option<u64>) -> io::Result<(Lines, u64)> {
     blocking(log, move |log| {
-        let newest = std::fs::metadata(log)?.len().saturating_sub(TAIL);
-        read(log, since.unwrap_or_default().max(newest))
+        let length = std::fs::metadata(log)?.len();
+        let since = since.filter(|since| *since <= length).unwrap_or_default();
+        read(log, since.max(length.saturating_sub(TAIL)))
     })
     .await
 }

@@ -184,14 +184,18 @@ pub fn id_of(incident: &Incident, update: Update) -> String {
 }
 
 /// `dp-load-skew: DP2 has 2.1 times the mean load on server`. Where the blame has moved it is one story, and says so:
-/// `dp-load-skew: first DP2, now DP0: DP0 has ..`.
+/// `dp-load-skew: first DP2, now DP0: DP0 has ..`, or where it came back `for a time DP0, now DP2 again: ..`.
 fn title_of(incident: &Incident, update: Update) -> String {
     let others = words::blamed_before(incident);
     let moved = match (others.is_empty(), update) {
         (true, _) | (_, Update::Died) => String::new(),
         (false, update) => {
             let now = if update == Update::Resolved { "then" } else { "now" };
-            format!("first {}, {now} {}: ", others.join(" and "), rank_name(&incident.finding.rank))
+            let (others, rank) = (others.join(" and "), rank_name(&incident.finding.rank));
+            match words::blame_came_back(incident) {
+                true => format!("for a time {others}, {now} {rank} again: "),
+                false => format!("first {others}, {now} {rank}: "),
+            }
         }
     };
     format!("{}: {moved}{}", incident.rule, headline(incident, update))

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::storm::{Admission, Storm, StormCap};
 use super::{Delivery, Means, Receiver};
-use skewtrap_core::incident::Incident;
+use skewtrap_core::incident::{Incident, Raised};
 use skewtrap_core::message::{Message, Origin, Update, counted};
 use skewtrap_core::rule::Severity;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
+
+/// A raise of so short a time ago is told now.
+const OF_NOW: Duration = Duration::from_secs(60);
 
 /// Which messages a receiver takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +60,8 @@ pub struct Planner {
     storms: BTreeMap<Arc<str>, Storm>,
     /// Receivers that keep an alert open until it is resolved.
     keep_alerts: Vec<Arc<str>>,
+    /// Open incidents of an earlier run of the agent: whom that told is known of receivers that keep alerts only.
+    taken_over: BTreeSet<Arc<str>>,
     /// Warnings that were given.
     warned: BTreeSet<String>,
     origin: Origin,
@@ -67,7 +73,15 @@ impl Planner {
         let keep_alerts = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
         let keep_alerts = keep_alerts.map(|r| r.name.clone()).collect();
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        Self { receivers, keep_alerts, cap, storms: BTreeMap::new(), warned: BTreeSet::new(), origin }
+        Self {
+            receivers,
+            keep_alerts,
+            cap,
+            storms: BTreeMap::new(),
+            taken_over: BTreeSet::new(),
+            warned: BTreeSet::new(),
+            origin,
+        }
     }
 
     /// From now on messages lead to this page, or say why to none.
@@ -84,6 +98,7 @@ impl Planner {
         for name in &self.keep_alerts {
             self.storms.entry(name.clone()).or_default().mark_announced(incident);
         }
+        self.taken_over.insert(incident.clone());
     }
 
     fn knows(&self, name: &Arc<str>) -> bool {
@@ -151,10 +166,12 @@ impl Planner {
             let can_edit = self.keep_alerts.contains(name);
             // A window that somebody asked for is nothing to be alerted of; asked for by an alert it would answer itself.
             let is_alert = !can_edit || !incident.is_by_hand();
-            // It was not grave enough for this one before.
+            // It was not grave enough for this one before, or was told by a rule of other receivers. What was told before
+            // a restart is not known: then only a raise of this moment is news.
             let begins_here = || {
-                let was_too_mild = incident.raised.last().is_some_and(|r| r.from < route.min_severity);
-                update == Update::Fired && was_too_mild && !was_told
+                let is_known = !self.taken_over.contains(&incident.id);
+                let is_too_mild = |r: &Raised| r.from < route.min_severity && now.since(r.at) < OF_NOW;
+                update == Update::Fired && !was_told && (is_known || incident.raised.iter().any(is_too_mild))
             };
             (is_candidate || is_its_end)
                 && is_alert
@@ -162,6 +179,9 @@ impl Planner {
                 && (!only_edits || can_edit || begins_here())
         });
         let chosen: Vec<Arc<str>> = chosen.map(|(name, _)| name.clone()).collect();
+        if update == Update::Resolved {
+            self.taken_over.remove(&incident.id);
+        }
         let mut deliveries = Vec::new();
         for name in chosen {
             let storm = self.storms.entry(name.clone()).or_default();
@@ -317,9 +337,18 @@ mod tests {
         assert_eq!(names(&planner.plan(&incident, Update::Fired, &own, now)), ["am"]);
         assert_eq!(names(&planner.plan(&incident, Update::Verdict, &[], now)), ["all"]);
         assert_eq!(names(&planner.plan(&incident, Update::Resolved, &[], now)), ["am", "all"]);
+        // Whom the rule that takes it over tells, was told nothing yet.
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        planner.plan(&incident, Update::Fired, &own, now);
+        assert_eq!(names(&planner.plan_edits(&incident, Update::Fired, &[], now)), ["all"]);
+        assert!(planner.plan_edits(&incident, Update::Fired, &[], now).is_empty(), "it was told");
         // Also by the agent after this one.
         let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
         planner.take_over(&incident.id);
+        assert!(
+            planner.plan_edits(&incident, Update::Fired, &[], now).is_empty(),
+            "the one before may have told it"
+        );
         assert_eq!(names(&planner.plan(&incident, Update::Resolved, &[], now)), ["am", "all"]);
     }
 

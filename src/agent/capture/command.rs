@@ -128,11 +128,13 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
 /// the incident in their environment, so that nobody else's process is taken for one of them.
 pub async fn close(window: &OpenWindow, group: Option<i32>) -> CaptureResult {
     let (incident, sent_at) = (window.incident.clone(), window.sent_at);
-    let left = crate::world::blocking(move || marked(MARK, &incident)).await.unwrap_or_default();
+    let left = crate::world::blocking(move || marked(MARK, &incident)).await;
+    let unproven = left.as_ref().err().map(|panic| format!("its processes could not be looked for: {panic}"));
+    let left = left.unwrap_or_default();
     let mut why = "the agent died while the program of this capture ran".to_owned();
     if !left.is_empty() {
         kill_left_behind(group, &left);
         why += "; it was killed when the agent was back";
     }
-    CaptureResult { means: Means::Command, failure: Some(why), sent_at, ..CaptureResult::default() }
+    CaptureResult { means: Means::Command, failure: Some(why), unproven, sent_at, ..CaptureResult::default() }
 }

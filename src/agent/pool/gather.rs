@@ -72,7 +72,7 @@ pub async fn gather(
         }
         tokio::time::sleep(EVERY).await;
     };
-    gathered.remarks = nodes.remarks;
+    gathered.remarks.extend(nodes.remarks);
     let mut files = Vec::new();
     for (rank, object) in gathered.summaries() {
         // Where it comes from is named by another host: it is fetched only from this window's own folder.

@@ -189,9 +189,9 @@ impl Keeper {
                 let step = tokio::time::timeout(TAKE_LIMIT, asking).await.unwrap_or_else(|_| Take::gave_up());
                 self.learn(&lease);
                 if !matches!(step, TakeStep::Taken(_)) && take.may_have_it() {
-                    // The request may have arrived, or still arrive.
+                    // The request may have arrived, or still arrive. The answer does not wait for that.
                     let intent = take.intent().clone();
-                    self.give_back(intent.clone(), WindowEnd::default(), Duration::ZERO).await;
+                    self.later(intent.clone(), WindowEnd::default(), Duration::ZERO);
                     self.later(intent, WindowEnd::default(), LATE);
                 }
                 step

@@ -98,8 +98,8 @@ export function drawIncident({ incident: i, files }) {
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", (f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at)) + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
-    ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["first blamed", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
-    ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : "nothing was measured: a window was asked for"],
+    ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["blamed before", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
+    ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
     ...(impactText(i) ? [["impact", impactText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),

@@ -72,7 +72,8 @@ function drawLoad(history, status) {
   targets.forEach((target, n) => {
     const part = place.children[n], info = status.targets.find(t => t.name === target) || { ranks: [] };
     const lines = history.lines.filter(l => l.target === target).map(l => ({ ...l, blamed: isBlamedBy(found, l) }));
-    const what = [info.engine, info.engine_version].filter(Boolean).join(" ");
+    const gone = info.unanswered_since;
+    const what = gone ? "does NOT answer since " + clock(gone) : [info.engine, info.engine_version].filter(Boolean).join(" ");
     replace(part.querySelector(".heading"), [el("p", { class: "small quiet" }, el("b", {}, target), " · " + (what ? what + " · " : "") + count(lines.length, "rank") + " · last " + span(history.step_s * (lines[0].values.length - 1))),
       status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Take a window on " + target, onclick: () => capture(target) }, "Take a window")].filter(Boolean));
     show(chartOf(target), { target, lines, end: history.end, step: history.step_s, signal: history.signal,
@@ -152,7 +153,7 @@ function drawIncidents({ list, id, now }) {
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
-    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic === "factors" ? i.finding.signal + " " + figure(i.finding.value) + " times its bound" : i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : "asked for")),
+    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic === "factors" ? i.finding.signal + " " + figure(i.finding.value) + " times its bound" : i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : i.died ? "server died" : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
     cell("why", {}, i.verdict ? i.verdict.sentence : i.cause ? causeShort(i.cause) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));

@@ -55,6 +55,16 @@ fn where_nothing_else_goes_on_a_death_is_an_incident_of_its_own_that_ends_when_t
 }
 
 #[test]
+fn a_server_that_dies_in_each_of_its_starts_is_told_once_until_it_lives() {
+    let mut play = Play::new();
+    play.facts(0.0);
+    for death in [10.0, 400.0, 800.0, 1200.0] {
+        dies(&mut play, death);
+    }
+    assert_eq!(play.told, [Update::Died]);
+}
+
+#[test]
 fn a_death_in_a_window_of_ours_is_told_by_its_incident_and_names_the_window() {
     let mut play = Play::new();
     for s in 0..5 {

@@ -54,7 +54,7 @@ pub fn server(facts: &Facts) -> Result<&ServerFacts, Refusal> {
             Refusal::NoAnswer { since, why: why.clone() }
         }
         (Some(since), _) => Refusal::NoAnswer { since, why: "it is asked again every few seconds".into() },
-        (None, _) => Refusal::UnknownServer { why: "it has not answered yet".into() },
+        (None, _) => Refusal::UnknownServer { why: "no answer to that yet, or none since it was lost; the agent's log says what was wrong with the last one".into() },
     })
 }
 

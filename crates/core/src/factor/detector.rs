@@ -48,7 +48,7 @@ const MATERIAL_LOAD: f64 = 0.2;
 /// Of a rank that decodes more slowly, by this part: a burst of prompts alone is soon over.
 const HEAVY_LOAD: f64 = 0.5;
 /// Where the tokens that running requests hold stand for what they bring, a rank must hold so many times as many in all.
-const MATERIAL_HELD: f64 = 1.2;
+const HELD_IN_ALL: f64 = 1.2;
 /// What is this far beyond its bound needs no second look.
 const GROSS: f64 = 1.5;
 /// What comes this near to its bound (in deviances) may be a trouble that is not told yet.
@@ -530,7 +530,7 @@ impl Detector {
     fn holds_more(&self, rank: usize) -> bool {
         let held = |rank: usize| self.gauges[rank].and_then(|(_, gauges)| gauges.used_tokens);
         let peers = || (0..self.settings.ranks).filter(|r| *r != rank).filter_map(held);
-        let most = MATERIAL_HELD * peers().sum::<f64>() / peers().count().max(1) as f64;
+        let most = HELD_IN_ALL * peers().sum::<f64>() / peers().count().max(1) as f64;
         held(rank).is_none_or(|own| own >= most)
     }
 

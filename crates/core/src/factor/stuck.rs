@@ -28,6 +28,8 @@ const MOST_PATIENCE: f64 = 20.0;
 const IDLE_PATIENCE: f64 = 20.0;
 /// So many times the longest healthy pause between its reports it is waited for: they come in no step with its peers'.
 const IDLE_PAUSES: f64 = 3.0;
+/// A longer pause is learned as this one: an outage is no way of reporting.
+const MOST_IDLE_PAUSE: f64 = 60.0;
 /// Clocks of idle ranks are known to go on after so many reports.
 const IDLE_REPORTS: u32 = 20;
 
@@ -125,7 +127,8 @@ impl Stuck {
         let pause = pulse.moved.map_or(0.0, |before| at - before);
         if is_idle && pause > 0.0 {
             let (longest, reports) = self.idle;
-            self.idle = ((longest * (-pause / MEMORY).exp()).max(pause), reports.saturating_add(1));
+            let longest = (longest * (-pause / MEMORY).exp()).max(pause.min(MOST_IDLE_PAUSE));
+            self.idle = (longest, reports.saturating_add(1));
         }
     }
 
@@ -211,8 +214,11 @@ impl Stuck {
         let is_most_time_moving =
             is_most_of(clocks.clone().filter(|p| moves(p)).count(), clocks.count().saturating_sub(1));
         let of = |p: &Pulse| {
-            let is_alone = is_working(p) && is_most_work_moving || p.is_dated && is_most_time_moving;
-            (is_alone && p.still(now).is_some_and(|s| s > bears(p))).then_some(p.moved).flatten()
+            let by_work = is_working(p) && is_most_work_moving;
+            // Idle peers say nothing of how long a step may take, of a first prompt say.
+            let limit = if by_work { patience } else { idle_patience };
+            let is_alone = by_work || p.is_dated && is_most_time_moving;
+            (is_alone && p.still(now).is_some_and(|s| s > limit)).then_some(p.moved).flatten()
         };
         self.pulses.iter().map(of).collect()
     }
@@ -372,6 +378,23 @@ mod tests {
         let mut stuck = idle(130, 1.0, &[1]);
         stuck.pulses[1].work = 3.0;
         assert_eq!(stuck.examine(130.0), vec![None, Some(99.0), None]);
+    }
+
+    #[test]
+    fn a_rank_with_the_only_request_may_take_its_time() {
+        let mut stuck = idle(108, 1.0, &[1]);
+        stuck.pulses[1].work = 1.0;
+        assert_eq!(stuck.examine(108.0), vec![None; 3]);
+    }
+
+    #[test]
+    fn an_outage_is_no_way_of_reporting() {
+        let mut stuck = idle(90, 1.0, &[]);
+        for r in 0..3 {
+            stuck.dated(r, 900.0, true);
+            stuck.moved(r, 900.0, 900.0, true);
+        }
+        assert!(stuck.idle_patience() <= 3.0 * MOST_IDLE_PAUSE);
     }
 
     #[test]

@@ -218,7 +218,7 @@ pub struct Gathered {
     pub ranks: BTreeMap<Rank, RankResult>,
     /// The nodes that have reported.
     pub hosts: Vec<String>,
-    /// Sentences about node agents that could not be asked.
+    /// Sentences about node agents that could not be asked, and about files that nobody could read.
     pub remarks: Vec<String>,
 }
 
@@ -229,7 +229,11 @@ impl Gathered {
         let mut ranks: BTreeMap<Rank, RankResult> =
             expected.iter().map(|rank| (*rank, RankResult::Missing)).collect();
         let files = reports.iter().flat_map(|r| r.files.iter().map(move |f| (&r.host, f)));
+        let mut remarks = Vec::new();
         for (host, file) in files {
+            if let (None, Some(why)) = (&file.rank, &file.why) {
+                remarks.push(format!("{} on {host} cannot be used: {why}", file.file));
+            }
             let named = file.rank.as_ref().and_then(Rank::from_labels);
             let Some(rank) = named.and_then(|named| expected_of(&expected, named)) else { continue };
             let result = match (&file.summary, &file.why) {
@@ -247,7 +251,7 @@ impl Gathered {
         for rank in here.iter().filter_map(|rank| expected_of(&expected, *rank)) {
             ranks.insert(rank, RankResult::Here);
         }
-        Self { ranks, hosts: reports.iter().map(|r| r.host.clone()).collect(), remarks: Vec::new() }
+        Self { ranks, hosts: reports.iter().map(|r| r.host.clone()).collect(), remarks }
     }
 
     /// Whether something has come of every rank.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use super::words::{blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, utc, were};
+use super::words::{
+    blame_came_back, blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, utc, were,
+};
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::{Finding, MemberValue, Statistic};
@@ -187,10 +189,11 @@ fn rank(incident: &Incident) -> String {
     // A replica is a server itself.
     let on = if *rank == *incident.target { String::new() } else { format!(" on {}", incident.target) };
     let before = blamed_before(incident);
-    let moved = incident.blamed_before.last().filter(|_| !before.is_empty());
-    let moved = moved.map_or_else(String::new, |last| {
+    let last = incident.blamed_before.iter().rev().find(|b| b.rank != incident.finding.rank);
+    let moved = last.map_or_else(String::new, |last| {
+        let when = if blame_came_back(incident) { "for a time" } else { "first" };
         format!(
-            "; first {} blamed, until {}: it is one trouble, and what stands here is of {rank}",
+            "; {when} {} blamed, until {}: it is one trouble, and what stands here is of {rank}",
             were(&before),
             utc(last.until)
         )

@@ -335,7 +335,11 @@ fn where_the_blame_moves_every_message_tells_one_story_first_one_rank_then_the_o
     // Back again: nobody else is to blame.
     incident.blame(fired().finding, Time::from_epoch_s(1_795_492_145.0));
     let told = message(&incident, Update::Fired);
-    assert!(told.title.starts_with("dp-load-skew: first DP0, now DP2: DP2 is sent"), "{}", told.title);
+    assert!(
+        told.title.starts_with("dp-load-skew: for a time DP0, now DP2 again: DP2 is sent"),
+        "{}",
+        told.title
+    );
     let json = serde_json::to_string(&incident).expect("plain data");
     assert_eq!(serde_json::from_str::<Incident>(&json).expect("its own JSON"), incident);
     // However often it goes to and fro.

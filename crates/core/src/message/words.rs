@@ -131,6 +131,11 @@ pub fn blamed_before(incident: &Incident) -> Vec<String> {
     names
 }
 
+/// Whether an incident is blamed on the rank again on which it was at first.
+pub fn blame_came_back(incident: &Incident) -> bool {
+    incident.blamed_before.first().is_some_and(|first| first.rank == incident.finding.rank)
+}
+
 /// `DP0 was`, `DP0 and DP3 were`.
 pub fn were(names: &[String]) -> String {
     format!("{} {}", names.join(" and "), if names.len() == 1 { "was" } else { "were" })

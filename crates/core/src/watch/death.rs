@@ -38,6 +38,8 @@ impl Core {
         let firing = firing.map(|active| active.incident.id.clone()).filter(is_untold).max();
         let id = match window.filter(is_untold).or(firing) {
             Some(id) => id,
+            // It did not live again since: a server that dies in each of its starts.
+            None if self.incidents.is_dead(&name) => return,
             None => {
                 let silenced = self.silenced_until(SERVER_DIED, &name, now);
                 self.incidents.open_death(SERVER_DIED, name, &death, silenced)

@@ -223,6 +223,16 @@ impl Incidents {
         there.map(|active| active.incident.cause.as_ref())
     }
 
+    /// Whether a death of that server was told, after which it has not lived again.
+    pub fn is_dead(&self, target: &str) -> bool {
+        let is_it = |active: &ActiveIncident| {
+            matches!(active.trigger, Trigger::Death)
+                && *active.incident.target == *target
+                && active.incident.resolved_at.is_none()
+        };
+        self.active.values().any(is_it)
+    }
+
     /// Resolves the incidents that are nothing but the death of a server.
     pub fn resolve_deaths(&mut self, target: &str, at: Time) -> Vec<ActiveIncident> {
         let of_target = self.active.values_mut().filter(|active| *active.incident.target == *target);

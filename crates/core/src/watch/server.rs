@@ -58,13 +58,9 @@ impl Server {
             }
             ServerFact::Lost => self.facts.server_lost(now),
             ServerFact::Health(answer) => {
-                match answer {
-                    HealthAnswer::Healthy(_) => self.facts.unanswered = None,
-                    // One that says that it is not well answers.
-                    HealthAnswer::Unhealthy(_) if self.facts.server.is_none() => {
-                        self.facts.unanswered.get_or_insert(now);
-                    }
-                    HealthAnswer::Unhealthy(_) => {}
+                // One that says that it is not well may answer all the same: that it does not is told as lost.
+                if let HealthAnswer::Healthy(_) = answer {
+                    self.facts.unanswered = None;
                 }
                 self.facts.health.answered(answer, now);
             }

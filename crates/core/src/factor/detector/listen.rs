@@ -54,9 +54,10 @@ impl Detector {
             let load = self.lines[rank].load();
             self.loads[rank] = Load { running: load, ..Load::default() };
             self.stuck.moved(rank, at, at, self.open.is_none());
-            self.stuck.pulses[rank].read = Some(at);
+            let pulse = &mut self.stuck.pulses[rank];
+            (pulse.read, pulse.is_dated) = (Some(at), false);
             // A few requests may have ended since, unseen.
-            self.stuck.pulses[rank].work = if load >= 6.0 { load } else { 0.0 };
+            pulse.work = if load >= 6.0 { load } else { 0.0 };
         }
     }
 
@@ -78,6 +79,7 @@ impl Detector {
         if gauges.stamp.is_none() && before.as_ref().is_some_and(is_dated) {
             return;
         }
+        self.stuck.pulses[rank].is_dated = gauges.stamp.is_some();
         let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
         let moved = match (gauges.stamp, before) {
             (Some(stamp), _) => Some(stamp),
@@ -86,8 +88,9 @@ impl Detector {
         };
         if let Some(stamp) = gauges.stamp {
             let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
-            let is_idle = load(gauges) < 1.0 && before.as_ref().is_some_and(|(_, b)| load(b) < 1.0);
-            self.stuck.dated(rank, stamp, is_idle);
+            let was_idle = |(read, b): &(f64, Gauges)| at - read < SOURCE_PATIENCE && load(b) < 1.0;
+            let is_idle = load(gauges) < 1.0 && before.as_ref().is_some_and(was_idle);
+            self.stuck.dated(rank, stamp, is_idle && self.open.is_none());
         }
         if let Some(moved) = moved {
             self.stuck.moved(rank, moved, at, self.open.is_none());

@@ -390,6 +390,28 @@ fn a_rank_that_hangs_is_found_though_two_sources_tell_its_gauges_in_turns() {
 }
 
 #[test]
+fn an_idle_rank_is_not_missed_once_nothing_dates_its_numbers_any_more() {
+    let mut detector = Detector::new(SETTINGS);
+    let mut changes = Vec::new();
+    for s in 0..220_i64 {
+        for rank in 0..4usize {
+            let is_busy = s >= 100 && rank != 2;
+            let running = if is_busy { 20.0 + ((s as usize * 7 + rank * 3) % 5) as f64 } else { 0.0 };
+            let gauges = Gauges {
+                running: Some(running),
+                waiting: Some(0.0),
+                stamp: (s < 100).then_some(s as f64 + 0.4),
+                ..Gauges::default()
+            };
+            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    let stuck = changes.iter().filter(|change| change.incident().factor == Factor::Stuck);
+    assert_eq!(stuck.count(), 0, "{changes:?}");
+}
+
+#[test]
 fn a_source_beside_a_better_one_keeps_no_past_and_has_one_again_before_it_is_used() {
     let mut detector = Detector::new(SETTINGS);
     let past_of_gauges = |detector: &Detector| {
