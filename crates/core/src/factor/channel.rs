@@ -137,6 +137,11 @@ pub struct Past {
     pub is_unsettled: bool,
 }
 
+/// The place of a window among [`WINDOWS`].
+fn place_of(window: i64) -> usize {
+    WINDOWS.iter().position(|w| *w == window).unwrap_or(0)
+}
+
 /// What the tests saw in a second.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -430,7 +435,7 @@ impl Channel {
         if factor != Factor::Share {
             return (evidence.side, vec![rank]);
         }
-        let w = WINDOWS.iter().position(|w| *w == evidence.window).unwrap_or(0);
+        let w = place_of(evidence.window);
         let sums_of = |seconds: i64| -> Vec<f64> {
             let ranks = 0..self.known.share.usual.len();
             ranks.map(|r| self.arrivals(r, newest - seconds + 1, newest)).collect()
@@ -463,7 +468,7 @@ impl Channel {
         let all: f64 = (0..self.known.share.usual.len()).map(came).sum();
         let theirs: f64 = ranks.iter().map(|r| came(*r)).sum();
         let most = share(ranks) / (1.0 - share(others)).max(1e-9);
-        let w = WINDOWS.iter().position(|w| *w == window).unwrap_or(0);
+        let w = place_of(window);
         // An answer is no longer routed as usual: no count is believed to be more regular than chance.
         let noise = |r: &usize| self.known.share.dispersion(*r, w, all);
         let dispersion = ranks.iter().map(noise).fold(1.0, f64::max);

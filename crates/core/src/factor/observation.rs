@@ -78,6 +78,13 @@ pub struct Gauges {
     pub retracted: Option<f64>,
 }
 
+impl Gauges {
+    /// Requests that run or wait.
+    pub fn load(&self) -> f64 {
+        self.running.unwrap_or(0.0) + self.waiting.unwrap_or(0.0)
+    }
+}
+
 /// Running totals of one rank. They may restart from zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counters {

@@ -79,18 +79,19 @@ impl Detector {
         if gauges.stamp.is_none() && before.as_ref().is_some_and(is_dated) {
             return;
         }
-        self.stuck.pulses[rank].is_dated = gauges.stamp.is_some();
         let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
         let moved = match (gauges.stamp, before) {
             (Some(stamp), _) => Some(stamp),
             (None, Some((_, b))) if b == *gauges => None,
             _ => Some(at),
         };
-        if let Some(stamp) = gauges.stamp {
-            let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
-            let was_idle = |(read, b): &(f64, Gauges)| at - read < SOURCE_PATIENCE && load(b) < 1.0;
-            let is_idle = load(gauges) < 1.0 && before.as_ref().is_some_and(was_idle);
-            self.stuck.dated(rank, stamp, is_idle && self.open.is_none());
+        match gauges.stamp {
+            Some(stamp) => {
+                let was_idle = |(read, b): &(f64, Gauges)| at - read < SOURCE_PATIENCE && b.load() < 1.0;
+                let is_idle = gauges.load() < 1.0 && before.as_ref().is_some_and(was_idle);
+                self.stuck.dated(rank, stamp, is_idle && self.open.is_none());
+            }
+            None => self.stuck.pulses[rank].is_dated = false,
         }
         if let Some(moved) = moved {
             self.stuck.moved(rank, moved, at, self.open.is_none());

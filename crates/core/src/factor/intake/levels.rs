@@ -1,6 +1,7 @@
 //! What the gauges of one rank mean.
 
 use super::{Came, LONGEST_STRETCH, Meaning, SURELY_BUSY, SURELY_NOT_DONE, Stretch, held_a_request};
+use crate::factor::clock::Features;
 use crate::factor::observation::Gauges;
 
 /// How fast the usual number of steps between two reports that were read is learned, a report (the mean of the first).
@@ -36,7 +37,6 @@ impl Levels {
             self.fresh = None;
             return Meaning::default();
         }
-        let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
         let is_still = now.stamp.is_some() && now.stamp == before.stamp;
         let running = now.running.unwrap_or(0.0);
         let throughput = if running > 0.0 && !is_still { now.throughput.unwrap_or(0.0) } else { 0.0 };
@@ -45,7 +45,7 @@ impl Levels {
         let tokens = (throughput * span).min((most - self.tokens_since).max(0.0));
         self.tokens_since =
             if now.throughput == before.throughput { self.tokens_since + tokens } else { 0.0 };
-        let requests = load(now) - load(&before) + finished_a_token * tokens;
+        let requests = now.load() - before.load() + finished_a_token * tokens;
         // Who waits has come, and no work was done for it.
         let queued = now.waiting.unwrap_or(0.0) - before.waiting.unwrap_or(0.0);
         self.admitted_since += requests - queued;
@@ -66,13 +66,7 @@ impl Levels {
                 let busy = at - from;
                 let batch = 0.5 * (running + before.running.unwrap_or(running));
                 let steps = now.throughput.unwrap_or(0.0) / batch * busy;
-                let did = [
-                    steps,
-                    steps * batch,
-                    steps * now.used_tokens.unwrap_or(0.0),
-                    self.admitted_since.max(0.0),
-                    self.prompts_since.max(0.0),
-                ];
+                let did = self.done_in(steps, batch, now);
                 if steps > 0.0 {
                     self.reports = self.reports.saturating_add(1);
                     let usual = self.usual_steps.get_or_insert(steps);
@@ -90,14 +84,19 @@ impl Levels {
     pub fn pending(&self) -> Option<Stretch> {
         let ((at, now), from, steps) = (self.last?, self.fresh?, self.usual_steps?);
         let batch = now.running.filter(|n| *n >= SURELY_NOT_DONE)?;
-        let did = [
+        let did = self.done_in(steps, batch, &now);
+        (at > from && at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+    }
+
+    /// What so many steps on a batch did, and what was admitted meanwhile.
+    fn done_in(&self, steps: f64, batch: f64, now: &Gauges) -> Features {
+        [
             steps,
             steps * batch,
             steps * now.used_tokens.unwrap_or(0.0),
             self.admitted_since.max(0.0),
             self.prompts_since.max(0.0),
-        ];
-        (at > from && at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+        ]
     }
 
     /// The last gauges and when they were read.

@@ -44,10 +44,9 @@ impl Totals {
                 Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
             });
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
-        let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
             (Some(a), Some(p)) if a >= 1.0 => brought(a, a, p + cached, p)
-                .map(|brought| Brought { met: 0.5 * (load(gauges) + load(&levels)), ..brought }),
+                .map(|brought| Brought { met: 0.5 * (gauges.load() + levels.load()), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };
