@@ -97,15 +97,14 @@ pub async fn run(
     while let Some(job) = jobs.recv().await {
         let (bundles, state, keep, metrics) = (bundles.clone(), state.clone(), keep, metrics.clone());
         let work = crate::world::blocking(move || {
-            let mut wrote = None;
-            let swept = one(&bundles, &state, &keep, clock, job, &mut wrote);
-            match wrote {
-                Some(Ok(true)) => metrics.bundle_trouble(None),
-                Some(Err(trouble)) => metrics.bundle_trouble(Some(trouble)),
+            match one(&bundles, &state, &keep, clock, job) {
+                Done::Swept(space) => return Some(space),
+                Done::Wrote(Ok(true)) => metrics.bundles.tell(None),
+                Done::Wrote(Err(trouble)) => metrics.bundles.tell(Some(trouble)),
                 // Where there is no bundle nothing is proven.
-                Some(Ok(false)) | None => {}
+                Done::Wrote(Ok(false)) => {}
             }
-            swept
+            None
         });
         match work.await {
             Ok(Some(space)) => {
@@ -124,15 +123,16 @@ pub async fn run(
     }
 }
 
-/// Does one job; `trouble` is why its bundle could not be written, if that is so.
-fn one(
-    bundles: &Bundles,
-    state: &State,
-    keep: &Keep,
-    clock: Clock,
-    job: Job,
-    wrote: &mut Option<Result<bool, String>>,
-) -> Option<BundleSpace> {
+/// What came of a job.
+#[derive(Debug, PartialEq)]
+enum Done {
+    /// Whether there is a bundle, which was written then, or why it could not be.
+    Wrote(Result<bool, String>),
+    /// The room there is now.
+    Swept(BundleSpace),
+}
+
+fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) -> Done {
     let told = |result: Result<bool, BundleError>| {
         result.map_err(|error| {
             tracing::error!("{error}");
@@ -143,13 +143,9 @@ fn one(
         Job::Create { record, evidence } => {
             // It may have been made before the state was read that says whose it is.
             let record = Record { agent: state.agent().clone(), ..*record };
-            *wrote = Some(told(create(bundles, record, &evidence).map(|()| true)));
-            None
+            Done::Wrote(told(create(bundles, record, &evidence).map(|()| true)))
         }
-        Job::Update(incident) => {
-            *wrote = Some(told(bundles.update(*incident)));
-            None
-        }
+        Job::Update(incident) => Done::Wrote(told(bundles.update(*incident))),
         Job::Captured(incident) => {
             let id = incident.id.clone();
             let updated = told(bundles.update(*incident));
@@ -158,15 +154,14 @@ fn one(
                 // the message.
                 state.later(move |state| state.delete_reported(&id));
             }
-            *wrote = Some(updated);
-            None
+            Done::Wrote(updated)
         }
         Job::MakeRoom(bytes) => {
             let swept = retention::sweep(bundles, state.agent(), keep, bytes, clock.now());
             for incident in &swept.deleted {
                 tracing::info!(incident, "its bundle was deleted: the newer ones need the room");
             }
-            Some(BundleSpace {
+            Done::Swept(BundleSpace {
                 bytes: swept.bytes_left,
                 limit: keep.bytes,
                 free: room(bundles.root()).map(|r| r.free),
@@ -216,10 +211,9 @@ mod tests {
         let root = dir.path().join("incidents");
         std::fs::write(&root, b"").expect("written");
         let bundles = Bundles::at(&root, state.agent().clone());
-        let wrote = |job: Job| {
-            let mut wrote = None;
-            one(&bundles, &state, &keep, Clock::start(), job, &mut wrote);
-            wrote.expect("it is told")
+        let wrote = |job: Job| match one(&bundles, &state, &keep, Clock::start(), job) {
+            Done::Wrote(wrote) => wrote,
+            swept @ Done::Swept(_) => panic!("{swept:?}"),
         };
         let record = |id: &str| Box::new(crate::act::record_of_a_test(id, 1.0));
         let create = |id: &str| Job::Create { record: record(id), evidence: Samples::default() };
@@ -243,10 +237,10 @@ mod tests {
         let captured = || Job::Captured(Box::new(record.incident.clone()));
         let rows = || state.unfinished_incidents().expect("readable").len();
         // Its message's row waits for a slow disk.
-        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured(), &mut None), None);
+        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured()), Done::Wrote(Ok(false)));
         assert_eq!(rows(), 1, "a kill now would lose the message");
         state.later(|state| state.reported("i1"));
-        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured(), &mut None), None);
+        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured()), Done::Wrote(Ok(false)));
         assert_eq!(rows(), 0);
     }
 }

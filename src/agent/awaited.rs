@@ -154,7 +154,7 @@ impl Agent {
         }
         // What was known of the servers is gone with the core that knew it.
         self.probes.iter().for_each(|probe| probe.notify_one());
-        self.metrics.disk_trouble(self.disk_trouble());
+        self.metrics.disk.tell(self.disk_trouble());
         self.save_what_goes_on();
         self.make_room();
     }

@@ -39,7 +39,7 @@ impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
     pub(super) fn beat(&mut self) {
         self.store.state.retry_unwritten();
-        self.metrics.disk_trouble(self.disk_trouble());
+        self.metrics.disk.tell(self.disk_trouble());
         self.notifier.hand_over_overdue();
         self.metrics.without_row(self.notifier.without_row());
         let before = self.clock.now();

@@ -93,7 +93,7 @@ async fn run(
             }
             told.clone_from(&trouble);
         }
-        metrics.store_trouble(trouble);
+        metrics.store.tell(trouble);
         tokio::select! {
             () = cancel.cancelled() => return true,
             // Equal jitter: agents that lost their store together do not come back together.

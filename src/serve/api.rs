@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::metrics::Trouble;
 use super::published::Pulse;
 use super::{ApiError, HUNG_AFTER, Shared, files};
 use crate::clock::wall_time;
@@ -27,8 +28,10 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     }
     // The watching goes on and open windows are stopped: a restart would mend nothing.
     let metrics = &shared.context.metrics;
-    let of_disks = metrics.troubled_disk().or_else(|| metrics.troubled_bundles());
-    match of_disks.or_else(|| metrics.troubled_lease()).or_else(|| metrics.troubled_store()) {
+    match [&metrics.disk, &metrics.bundles, &metrics.lease, &metrics.store]
+        .into_iter()
+        .find_map(Trouble::told)
+    {
         Some(why) => format!("ok, but {why}\n").into_response(),
         None => "ok\n".into_response(),
     }

@@ -7,7 +7,7 @@ mod effort;
 mod gauges;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -29,6 +29,22 @@ type Counters = Family<Pairs, Counter>;
 type LastSeconds = Family<Pairs, Gauge<f64, std::sync::atomic::AtomicU64>>;
 type Seconds = Family<Pairs, Counter<f64, std::sync::atomic::AtomicU64>>;
 
+/// What is wrong with something that the watching goes on without, as it was told last; `/healthz` says so.
+#[derive(Debug, Default)]
+pub struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    /// From now on that is wrong; `None`: nothing is.
+    pub fn tell(&self, why: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// What is wrong, if anything is.
+    pub fn told(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The counters. Cheap to raise, from any task.
 pub struct Metrics {
     registry: Registry,
@@ -43,14 +59,14 @@ pub struct Metrics {
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
     effort: Arc<Effort>,
-    /// What is wrong with a disk, for `/healthz`.
-    troubled_disk: std::sync::Mutex<Option<String>>,
-    /// Why the bundle of the last incident could not be written, likewise.
-    troubled_bundles: std::sync::Mutex<Option<String>>,
-    /// What is wrong with the store of incidents, likewise.
-    troubled_store: std::sync::Mutex<Option<String>>,
-    /// What is wrong with the lease of the pool, likewise.
-    troubled_lease: std::sync::Mutex<Option<String>>,
+    /// What is wrong with a disk.
+    pub disk: Trouble,
+    /// Why the bundle of the last incident could not be written.
+    pub bundles: Trouble,
+    /// What is wrong with the store of incidents.
+    pub store: Trouble,
+    /// What is wrong with the lease of the pool.
+    pub lease: Trouble,
     overlaps: Counters,
 }
 
@@ -120,10 +136,10 @@ impl Metrics {
             restarts,
             queues,
             effort,
-            troubled_disk: Default::default(),
-            troubled_bundles: Default::default(),
-            troubled_store: Default::default(),
-            troubled_lease: Default::default(),
+            disk: Trouble::default(),
+            bundles: Trouble::default(),
+            store: Trouble::default(),
+            lease: Trouble::default(),
             overlaps,
         }
     }
@@ -188,46 +204,6 @@ impl Metrics {
     /// How many messages were handed over without a row in the outbox so far.
     pub fn without_row(&self, so_far: u64) {
         self.without_row.inc_by(so_far.saturating_sub(self.without_row.get()));
-    }
-
-    /// What is wrong with a disk, if anything is.
-    pub fn disk_trouble(&self, why: Option<String>) {
-        *self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
-    }
-
-    /// What [`Self::disk_trouble`] was told last.
-    pub fn troubled_disk(&self) -> Option<String> {
-        self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    /// Why the bundle of the last incident could not be written; none where it could.
-    pub fn bundle_trouble(&self, why: Option<String>) {
-        *self.troubled_bundles.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
-    }
-
-    /// What [`Self::bundle_trouble`] was told last.
-    pub fn troubled_bundles(&self) -> Option<String> {
-        self.troubled_bundles.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    /// What is wrong with the store of incidents, if anything is.
-    pub fn store_trouble(&self, why: Option<String>) {
-        *self.troubled_store.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
-    }
-
-    /// What [`Self::store_trouble`] was told last.
-    pub fn troubled_store(&self) -> Option<String> {
-        self.troubled_store.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    /// What is wrong with the lease of the pool, if anything is.
-    pub fn lease_trouble(&self, why: Option<String>) {
-        *self.troubled_lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
-    }
-
-    /// What [`Self::lease_trouble`] was told last.
-    pub fn troubled_lease(&self) -> Option<String> {
-        self.troubled_lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Two windows of the pool may have been open at once; `found` says how that is known.

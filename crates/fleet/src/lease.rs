@@ -102,14 +102,14 @@ impl PoolLease {
         Ok(latest.map(|latest| Latest { state: made_safe(latest.state), ..latest }))
     }
 
-    /// Whether it could be taken: what is missing to write it is told, and nothing is written. That of a store is tried with
-    /// the store.
+    /// Whether it can be read and could be taken: what is missing to write it is told, and nothing is written. Whether a
+    /// store can be written is tried with the store.
     ///
     /// # Errors
     /// It could not.
     pub async fn try_out(&mut self) -> Result<(), StoreError> {
         match &mut self.place {
-            Place::Store(_) => Ok(()),
+            Place::Store(objects) => objects.latest().await.map(|_| ()),
             Place::Kubernetes(lease) => lease.try_out().await.map_err(StoreError::Kubernetes),
         }
     }

@@ -199,7 +199,7 @@ impl Keeper {
         };
         match step {
             TakeStep::Taken(turn) => {
-                self.metrics.lease_trouble(None);
+                self.metrics.lease.tell(None);
                 if let Some(before) = &turn.after_unproven {
                     warn!(
                         "the lease of the pool is taken over: the agent on {} has not said that its window on {} is closed",
@@ -213,7 +213,7 @@ impl Keeper {
                 Ok(Some(Held { turn, steady, wall, was_late: Arc::default() }))
             }
             TakeStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
-                self.metrics.lease_trouble(Some(refusal.to_string()));
+                self.metrics.lease.tell(Some(refusal.to_string()));
                 match self.config.on_lease_loss {
                     OnLeaseLoss::Refuse => Err(refusal),
                     OnLeaseLoss::LocalBudget => {
@@ -225,7 +225,7 @@ impl Keeper {
                 }
             }
             TakeStep::Refused(refusal) => {
-                self.metrics.lease_trouble(None);
+                self.metrics.lease.tell(None);
                 Err(refusal)
             }
             _ => Err(Refusal::PoolLease { why: "it was left half way".into() }),
@@ -379,7 +379,6 @@ pub async fn try_out(config: &StoreConfig, to: &Destination) -> Result<(), Strin
         to.store.try_conditional_put(&to.host).await.map_err(|e| e.to_string())?;
     }
     let mut lease = lease_of(config, to, &to.host);
-    lease.latest().await.map_err(|e| e.to_string())?;
     lease.try_out().await.map_err(|e| e.to_string())?;
     let clock = lease.measure(wall_time).await.map_err(|e| e.to_string())?;
     clock.complaint().map_or(Ok(()), Err)
