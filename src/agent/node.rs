@@ -285,12 +285,6 @@ impl Collection {
     }
 }
 
-#[cfg(test)]
-#[test]
-fn marks_begin_with_the_second_of_their_window() {
-    assert_eq!(mark_begins(Time::from_epoch_s(1_795_492_121.9)), "20261124T034841");
-}
-
 /// With what the marks of the windows of that second begin: `20261124T034845`.
 fn mark_begins(at: Time) -> String {
     at.rfc3339().chars().take_while(|c| *c != '.').filter(|c| !"-:Z".contains(*c)).collect()
@@ -311,4 +305,14 @@ fn summary_of(path: &Path, named: Option<Rank>, scratch: &Path) -> anyhow::Resul
     let bytes = std::fs::read(&path)?;
     std::fs::remove_file(&path)?;
     Ok((rank, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_begin_with_the_second_of_their_window() {
+        assert_eq!(mark_begins(Time::from_epoch_s(1_795_492_121.9)), "20261124T034841");
+    }
 }
