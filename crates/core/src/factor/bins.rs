@@ -1,5 +1,7 @@
 //! The recent past of every rank in bins of one second: what each factor needs, and nothing else.
 
+use std::ops::RangeInclusive;
+
 use crate::factor::evidence::WINDOWS;
 
 /// Seconds that are kept. A power of two, longer than every window and every onset that is looked for.
@@ -80,6 +82,13 @@ impl Bins {
         } else {
             self.ranks[rank].get(slot(second)).map_or_else(Bin::default, Bin::of)
         }
+    }
+
+    /// What `rank` did in `seconds`.
+    pub fn sum(&self, rank: usize, seconds: RangeInclusive<i64>) -> Bin {
+        let mut sum = Bin::default();
+        seconds.for_each(|second| sum.add(&self.get(rank, second)));
+        sum
     }
 
     /// Changes the bin in which `at` lies. What is older than the ring is dropped.

@@ -385,6 +385,20 @@ impl Channel {
         self.known.share.relearn(&counts);
     }
 
+    /// What `ranks` show in the last `window` seconds up to `newest`, and how all share the requests, is what is usual from
+    /// now on.
+    pub fn take_for_usual(&mut self, ranks: &[usize], newest: i64, window: i64) {
+        self.relearn_shares(newest, window);
+        let all = 0..self.known.share.usual.len();
+        let sums: Vec<Bin> = all.map(|r| self.bins.sum(r, newest - window + 1..=newest)).collect();
+        let Known { speed, pace, work, misses, residence, .. } = &mut self.known;
+        speed.take_for_usual(ranks, &sums);
+        pace.take_for_usual(ranks, &sums);
+        work.take_for_usual(ranks, &sums);
+        misses.take_for_usual(ranks, &sums);
+        residence.take_for_usual(ranks, &sums, window as f64);
+    }
+
     /// Whether its noise is not known yet.
     pub fn is_young(&self) -> bool {
         self.known.share.seconds < YOUNG

@@ -76,6 +76,8 @@ const WAKE: f64 = 60.0;
 /// An incident this old is what is usual now; one found before anything usual was known, sooner.
 const STANDING: f64 = 900.0;
 const STANDING_YOUNG: f64 = 180.0;
+/// What it shows over its last seconds, so many, is what is usual from then on.
+const STANDS_FOR: i64 = 120;
 /// After an incident nothing is learned for so many seconds.
 const REST: i64 = 15;
 
@@ -143,7 +145,9 @@ pub struct Detector {
     settings: Settings,
     lines: Vec<Lines>,
     levels: Vec<Levels>,
-    totals: Vec<Totals>,
+    /// What each rank counts, by who says it: pages that tell who came, and reports of work alone. They count from
+    /// different beginnings, and are as of different moments.
+    totals: Vec<[Totals; 2]>,
     turnover: Turnover,
     /// Whether tokens are counted, so that the throughput need not be believed.
     counts_tokens: bool,
@@ -228,7 +232,7 @@ impl Detector {
             settings,
             lines: vec![Lines::default(); n],
             levels: vec![Levels::default(); n],
-            totals: vec![Totals::default(); n],
+            totals: vec![Default::default(); n],
             turnover: Turnover::new(n),
             counts_tokens: false,
             stuck: Stuck::new(n),
@@ -396,7 +400,7 @@ impl Detector {
         let is_calm = self.open.is_none() && self.behind.is_empty() && self.closed.is_empty();
         if is_calm || self.standing.is_told() {
             // The next line may still tell who came in the newest second.
-            self.standing.note(&channel.bins, newest - 1, &self.loads);
+            (from - 1..newest).for_each(|second| self.standing.note(&channel.bins, second, &self.loads));
         }
         changes
     }
@@ -451,6 +455,17 @@ impl Detector {
             for (rank, evidence) in found.iter().enumerate() {
                 let bound = channel.bound_for(test, per_test, evidence);
                 let strength = evidence.deviance / bound;
+                if std::env::var_os("SCRATCH").is_some() && evidence.deviance > 3.0 {
+                    eprintln!(
+                        "{now:.1} test {test} rank {rank} {:?} dev {:.1} bound {:.1} effect {:.2} window {} shows {}",
+                        evidence.side,
+                        evidence.deviance,
+                        bound,
+                        evidence.effect,
+                        evidence.window,
+                        shows(test, rank, evidence.side)
+                    );
+                }
                 let is_shown = strength >= 1.0 && shows(test, rank, evidence.side);
                 if strength > most {
                     most = strength;

@@ -164,6 +164,14 @@ impl Residence {
         self.pooled[0].variance.max(1.0)
     }
 
+    /// How long the requests of `ranks` stay in `sums`, over so many `seconds`, is usual from now on.
+    pub fn take_for_usual(&mut self, ranks: &[usize], sums: &[Bin], seconds: f64) {
+        for &rank in ranks {
+            let (bin, usual) = (&sums[rank], &mut self.usual[rank]);
+            (usual.came, usual.met) = (bin.admitted / seconds, bin.met / seconds);
+        }
+    }
+
     /// Learns from what was seen in a healthy second.
     pub fn learn(&mut self, bins: &Bins, second: i64, roots: &Grid) {
         self.seconds += 1.0;

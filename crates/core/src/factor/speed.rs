@@ -313,6 +313,17 @@ impl Speed {
         }
     }
 
+    /// What `ranks` show in `sums` is their usual speed from now on.
+    pub fn take_for_usual(&mut self, ranks: &[usize], sums: &[Bin]) {
+        let shared = self.shared(sums);
+        for &rank in ranks {
+            let (needed, spent) = (self.needed(&sums[rank], shared), sums[rank].spent);
+            if spent >= LEAST_KNOWN && needed > 0.0 {
+                (self.usual[rank], self.seconds[rank]) = ((needed / spent).ln(), spent);
+            }
+        }
+    }
+
     /// Learns the noise alone, of the ranks that are not `slow`.
     pub fn learn_noise(&mut self, lesson: &Lesson, slow: impl Fn(usize) -> bool) {
         for (roots, pooled) in lesson.roots.rows().zip(&mut self.pooled) {

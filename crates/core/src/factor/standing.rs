@@ -129,9 +129,11 @@ impl Standing {
             log_ratio(&values, rank)
         };
         let per = |what: f64, of: f64| if of > 0.0 { what / of } else { 0.0 };
+        // Tokens a request are kept as logarithms.
+        let tokens = |m: &Means| if m.admitted > 0.0 { (m.work / m.admitted).exp() } else { 0.0 };
         let factors = [
             (Factor::Share, of(|m| m.arrivals)),
-            (Factor::Work, self.of_ratio(rank, |m| per(m.work, m.admitted))),
+            (Factor::Work, self.of_ratio(rank, tokens)),
             (Factor::Speed, self.of_ratio(rank, |m| per(m.spent, m.needed))),
         ];
         let (factor, by) = factors.into_iter().max_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)))?;
@@ -179,7 +181,7 @@ mod tests {
                 bins.at(rank, second as f64 + 0.5, |bin| {
                     bin.arrivals = if is_odd { arrivals } else { 8.0 };
                     bin.admitted = 8.0;
-                    bin.work = 8.0 * if is_odd { work } else { 1000.0 };
+                    bin.work = 8.0 * if is_odd { work } else { 1000.0_f64 }.ln();
                     bin.needed = 1.0;
                     bin.spent = if is_odd { spent } else { 1.0 };
                 });
@@ -205,7 +207,9 @@ mod tests {
         assert!((1.35..1.45).contains(&uneven.times) && uneven.since == 1.0, "{uneven:?}");
         assert_eq!(told(&after(11, (14.0, 1000.0, 1.0), 36.0)), Some((1, Side::High, Factor::Share)));
         assert_eq!(told(&after(11, (0.0, 1000.0, 1.0), 0.0)), Some((1, Side::Low, Factor::Share)));
-        assert_eq!(told(&after(11, (8.0, 2000.0, 1.0), 36.0)), Some((1, Side::High, Factor::Work)));
+        let heavy = after(11, (8.0, 2000.0, 1.0), 36.0);
+        assert_eq!(told(&heavy), Some((1, Side::High, Factor::Work)));
+        assert!((heavy.uneven().expect("it is told").times - 2.0).abs() < 0.01);
     }
 
     #[test]

@@ -14,6 +14,8 @@ const PRIOR_RATIO: f64 = 1.0 / 300.0;
 const PRIOR_WEIGHT: f64 = 30.0;
 /// Growth and tokens are summed over so many seconds: reports are up to a second or two stale.
 const BLOCK: f64 = 4.0;
+/// Blocks of one time differ by no more than this factor in their seconds: by when each rank was read.
+const MOST_UNEVEN: f64 = 1.6;
 
 /// The ratio and what it was learned from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,12 @@ impl Turnover {
         if self.block.iter().any(|b| b.2 < BLOCK) {
             return;
         }
+        // Ranks without work tell nothing: blocks of different lengths cannot be compared.
+        let seconds = || self.block.iter().map(|b| b.2);
+        if seconds().fold(0.0, f64::max) > MOST_UNEVEN * seconds().fold(f64::INFINITY, f64::min) {
+            self.block.fill((0.0, 0.0, 0.0));
+            return;
+        }
         let n = self.block.len() as f64;
         let mean = self.block.iter().fold((0.0, 0.0), |m, b| (m.0 + b.0 / n, m.1 + b.1 / n));
         let keep = 1.0 - BLOCK / MEMORY;
@@ -66,6 +74,24 @@ impl Turnover {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rank_that_was_idle_for_half_an_hour_does_not_spoil_what_is_known() {
+        let mut turnover = Turnover::new(2);
+        let second = |turnover: &mut Turnover, i: u32, is_second_busy: bool| {
+            let more = f64::from(i % 7) * 40.0;
+            for (rank, tokens) in [(0, 500.0 + more), (1, 500.0)] {
+                if rank == 0 || is_second_busy {
+                    turnover.learn(rank, 3.0 - tokens / 150.0, tokens, 1.0);
+                }
+            }
+        };
+        (0..2000).for_each(|i| second(&mut turnover, i, true));
+        (0..1800).for_each(|i| second(&mut turnover, i, false));
+        let before = turnover.ratio();
+        (0..40).for_each(|i| second(&mut turnover, i, true));
+        assert!((turnover.ratio() / before - 1.0).abs() < 0.02, "{}", 1.0 / turnover.ratio());
+    }
 
     #[test]
     fn it_finds_how_many_tokens_a_request_takes() {

@@ -136,6 +136,20 @@ impl Work {
         self.batches.learn(together, logarithm - self.usual[rank]);
     }
 
+    /// What the requests of `ranks` bring in `sums` is usual from now on.
+    pub fn take_for_usual(&mut self, ranks: &[usize], sums: &[Bin]) {
+        let mean = |sum: &Bin| if sum.admitted >= FEWEST { self.of(sum) / sum.admitted } else { f64::NAN };
+        let means: Vec<f64> = sums.iter().map(mean).collect();
+        let mut peers = PeerMedians::default();
+        let peers = peers.of(&means);
+        for &rank in ranks {
+            let difference = means[rank] - peers[rank];
+            if !difference.is_nan() {
+                self.usual[rank] = difference;
+            }
+        }
+    }
+
     /// Learns from what was seen in a healthy second.
     pub fn learn(&mut self, lesson: &Lesson) {
         self.seconds += 1.0;

@@ -257,10 +257,12 @@ impl Trigger {
                 Part::Clear => condition.is_kept(&reading),
             };
             let lasts = memory.lasts(i, holds, condition.hold);
+            // What is within its bound is what is usual above all.
+            let is_unusual = memory.is_unusual(i, condition, &reading);
             let missing = match holds {
                 false => Some(Missing::Excess),
                 true if !lasts => Some(Missing::Time),
-                true if !memory.is_unusual(i, condition, &reading) => Some(Missing::Unusual),
+                true if !is_unusual => Some(Missing::Unusual),
                 true => None,
             };
             if part == Part::Trigger {

@@ -283,11 +283,12 @@ impl Factors {
     /// What was learned of every server so far.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
         let learned = self.servers.iter().filter_map(|(target, server)| server.baseline(target, now));
-        // A server that did not come back yet is not forgotten.
+        // A server that did not come back yet is not forgotten; one that came back with other ranks is learned anew.
         let mut remembered: Vec<&Baseline> = self
             .servers
-            .values()
-            .filter_map(|s| s.known.as_deref())
+            .iter()
+            .filter(|(target, server)| server.baseline(target, now).is_none())
+            .filter_map(|(_, server)| server.known.as_deref())
             .chain(self.remembered.values().map(|b| &**b))
             .collect();
         remembered.sort_by(|a, b| a.target.cmp(&b.target));

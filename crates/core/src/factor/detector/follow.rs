@@ -2,7 +2,7 @@
 
 use super::{
     CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Moment, Open, REBLAME_FACTOR,
-    REBLAME_WITHIN, STANDING, STANDING_YOUNG,
+    REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
@@ -96,7 +96,7 @@ impl Detector {
     }
 
     /// Follows the troubles that go on behind the one that is told.
-    fn follow_behind(&mut self, channel: &Channel, moment: Moment) -> Vec<Change> {
+    fn follow_behind(&mut self, channel: &mut Channel, moment: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
             if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment.now) {
@@ -108,18 +108,20 @@ impl Detector {
         changes
     }
 
-    /// Whether a trouble is so old that it is what is usual now.
+    /// Whether a trouble is so old that it is what is usual now. That a rank with work stands still never is.
     fn is_standing(&self, open: &Open, channel: &Channel, now: f64) -> bool {
-        now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
+        open.incident.factor != Factor::Stuck
+            && now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
     }
 
     /// A trouble is over, or what is usual now.
-    fn close(&mut self, open: Open, channel: &Channel, moment: Moment) -> Change {
+    fn close(&mut self, open: Open, channel: &mut Channel, moment: Moment) -> Change {
         let Moment { newest, now, .. } = moment;
         let Open { incident, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
             self.since = newest + 1;
+            channel.take_for_usual(&incident.ranks, newest, STANDS_FOR);
             return Change::Standing(incident);
         }
         if has_moved_requests(channel, &incident, newest) {

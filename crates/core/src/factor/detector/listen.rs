@@ -34,16 +34,18 @@ impl Detector {
 
     fn counters(&mut self, rank: usize, at: f64, counters: &Counters) {
         let gauges = self.gauges[rank].filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
-        let is_still = self.totals[rank].same_counts(counters);
+        let tells_who_came = counters.tells_who_came();
+        let totals = &mut self.totals[rank][usize::from(tells_who_came)];
+        let is_still = totals.same_counts(counters);
         // A rank that says when it counted is timed by that.
         let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
-        let meaning = self.totals[rank].read(counted, counters, &gauges, self.turnover.ratio());
+        let meaning = totals.read(counted, counters, &gauges, self.turnover.ratio());
         if !is_still {
             self.stuck.moved(rank, counted, at, self.open.is_none());
         }
         if let Some(came) = meaning.came {
             self.counts_tokens = true;
-            let way = if counters.tells_who_came() { COUNTERS } else { WORK_COUNTERS };
+            let way = if tells_who_came { COUNTERS } else { WORK_COUNTERS };
             self.note_turnover(rank, &came);
             self.take(way, rank, at, &meaning);
         }
@@ -64,14 +66,7 @@ impl Detector {
     fn gauges(&mut self, rank: usize, at: f64, gauges: &Gauges) {
         self.gauges_at = Some(at);
         self.gauges[rank] = Some((at, *gauges));
-        let load = Load {
-            running: gauges.running.unwrap_or(0.0),
-            waiting: gauges.waiting.unwrap_or(0.0),
-            kv_usage: gauges.kv_usage.or(self.loads[rank].kv_usage),
-        };
-        self.stuck.pulses[rank].work = load.running + load.waiting;
         self.stuck.pulses[rank].read = Some(at);
-        self.loads[rank] = load;
         let before = self.levels[rank].last();
         // Two sources of the same gauges differ in what they tell, and in how old it is: read in turns, the
         // numbers of a rank that hangs would seem to move. The one that dates them is followed.
@@ -79,6 +74,13 @@ impl Detector {
         if gauges.stamp.is_none() && before.as_ref().is_some_and(is_dated) {
             return;
         }
+        let load = Load {
+            running: gauges.running.unwrap_or(0.0),
+            waiting: gauges.waiting.unwrap_or(0.0),
+            kv_usage: gauges.kv_usage.or(self.loads[rank].kv_usage),
+        };
+        self.stuck.pulses[rank].work = load.running + load.waiting;
+        self.loads[rank] = load;
         let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
         let moved = match (gauges.stamp, before) {
             (Some(stamp), _) => Some(stamp),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::dice::Dice;
-use crate::factor::observation::{Decode, Gauges, Observation, Prefill, Reading};
+use crate::factor::observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
 
 const SETTINGS: Settings = Settings { ranks: 4, false_alarms_per_day: 1.0 };
 
@@ -749,4 +749,90 @@ fn a_few_requests_that_hold_many_tokens_are_no_trouble_while_their_rank_holds_no
     };
     assert!(told(30.0));
     assert!(!told(10.0), "one long prompt among few requests");
+}
+
+/// Polls `seconds` from `from` on a server of four ranks whose pages and whose reports of work count, each since a
+/// beginning of its own. Rank 1 stands still from `hangs_from` on, and its scheduler publishes nothing more.
+fn poll_pages_and_reports(
+    detector: &mut Detector,
+    seconds: std::ops::Range<i64>,
+    hangs_from: i64,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for s in seconds {
+        for rank in 0..4usize {
+            let moved = if rank == 1 { s.min(hangs_from) } else { s };
+            let wiggle = ((moved as usize * 7 + rank * 3) % 5) as f64;
+            let done = moved as f64;
+            let gauges = Gauges { running: Some(30.0 + wiggle), waiting: Some(0.0), ..Gauges::default() };
+            let dated = Gauges { stamp: Some(done + 0.4), ..gauges };
+            let reported = Counters {
+                prompt_tokens: Some(1e6 + 4_000.0 * done),
+                decode_tokens: Some(5e6 + 1_200.0 * done),
+                steps: Some(7e5 + 40.0 * done),
+                ..Counters::default()
+            };
+            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
+            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Counters(reported) });
+            let page = Counters {
+                admissions: Some(8.0 * done),
+                prompt_tokens: Some(4_000.0 * (done - 1.0)),
+                decode_tokens: Some(1_200.0 * (done - 1.0)),
+                prefill_steps: Some(3e5 + 8.0 * done),
+                ..reported
+            };
+            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Counters(page) });
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    changes
+}
+
+#[test]
+fn a_rank_that_hangs_is_found_though_two_sources_count_what_it_does_in_turns() {
+    let mut detector = Detector::new(SETTINGS);
+    assert_eq!(poll_pages_and_reports(&mut detector, 0..100, i64::MAX), []);
+    let cost = detector.channels[COUNTERS].as_ref().and_then(|c| c.known.clock.cost);
+    let second = [40.0, 1_200.0, 0.0, 8.0, 4_000.0];
+    let needed: f64 = cost.expect("a hundred seconds teach it").iter().zip(second).map(|(c, n)| c * n).sum();
+    assert!((0.8..1.25).contains(&needed), "a second's work takes a second: {needed}");
+    let changes = poll_pages_and_reports(&mut detector, 100..120, 100);
+    let [Change::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((found.factor, &found.ranks[..]), (Factor::Stuck, &[1][..]));
+    assert!(found.fired < 107.0, "{found:?}");
+}
+
+#[test]
+fn what_hurts_is_measured_by_the_source_that_is_followed() {
+    let mut detector = Detector::new(SETTINGS);
+    for (rank, running) in [20.0, 300.0, 20.0, 20.0].into_iter().enumerate() {
+        let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+        let dated = Gauges { stamp: Some(0.9), ..gauges };
+        detector.observe(&Observation { at: 1.0, rank, what: Reading::Gauges(dated) });
+        // A page of a server that renews it seldom.
+        let page = Gauges { running: Some(20.0), ..gauges };
+        detector.observe(&Observation { at: 1.5, rank, what: Reading::Gauges(page) });
+    }
+    let loads: Vec<f64> = detector.loads.iter().map(|load| load.running).collect();
+    assert_eq!(loads, [20.0, 300.0, 20.0, 20.0]);
+}
+
+#[test]
+fn what_has_gone_on_for_a_quarter_of_an_hour_is_usual_and_not_told_again() {
+    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
+    let mut play = |from: i64, seconds: i64, more: usize| {
+        let came = |rank| (4 + (9.0 * dice.uniform()) as usize) * if rank == 2 { more } else { 1 };
+        play_paced(&mut detector, from, seconds, came, |_| [1.0; 4])
+    };
+    play(0, 200, 1);
+    let changes = play(200, 1500, 3);
+    let [Change::Fired(fired), .., Change::Standing(stands)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((fired.id, stands.id), (1, 1));
+    assert_eq!(changes.iter().filter(|c| matches!(c, Change::Fired(_))).count(), 1, "{changes:?}");
+    // The way back is the end of it, and no trouble either; the next one is.
+    let back = play(1700, 300, 1);
+    assert!(back.iter().all(|c| !matches!(c, Change::Fired(_))), "{back:?}");
+    let again = play(2000, 30, 3);
+    assert!(again.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{again:?}");
 }
