@@ -60,7 +60,7 @@ impl Agent {
         let Some(incident) = self.watch.incident(id).cloned() else {
             return Answer::Missing { why: format!("the agent remembers no incident {id}") };
         };
-        let Some(Taught { before, after }) = self.watch.mark(&incident, mark) else {
+        let Some(Taught { before, after }) = self.watch.mark(&incident, mark, self.clock.now()) else {
             let own = match incident.trouble {
                 None => format!("; what {} fires at is in its `trigger`", incident.rule),
                 Some(_) => String::new(),

@@ -38,6 +38,7 @@ pub use detector::{Detector, Nearest, Open, Saved, Settings};
 pub use evidence::{Factor, Side};
 pub use harm::{Harm, Reason};
 pub use incident::{Change, Incident, Symptom};
+pub use intake::Chunk;
 pub use marks::{Mark, Taught};
 pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
 pub use onset::Onset;

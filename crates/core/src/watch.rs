@@ -329,9 +329,9 @@ impl Watch {
 
     /// A person says what an incident was worth. What it taught its server's bounds; `None` where its rule has a bound
     /// that somebody wrote, or its firing is no longer remembered.
-    pub fn mark(&mut self, incident: &Incident, mark: Mark) -> Option<Taught> {
+    pub fn mark(&mut self, incident: &Incident, mark: Mark, now: Time) -> Option<Taught> {
         incident.trouble?;
-        self.core.engine.mark(&incident.target, incident.fired_at, mark)
+        self.core.engine.mark(&incident.target, incident.fired_at, mark, now)
     }
 
     /// The silences that hold, as they outlive the agent.

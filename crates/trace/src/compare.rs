@@ -12,7 +12,7 @@ use crate::diagnosis::{Diagnosis, diagnose};
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId, varying_axes};
 use crate::since::since;
-use crate::stats::{RankStats, median};
+use crate::stats::{KindStats, RankStats, median};
 use crate::step::{StepKind, StepSource};
 use crate::verdict::Kind;
 
@@ -34,12 +34,20 @@ pub fn compare(input: &ComparisonInput) -> Comparison {
 }
 
 /// The factors that take a constant difference of each rank out: the median of all baselines over
-/// the rank's own, or 1 without a baseline.
+/// the rank's own, or 1 without a baseline. All are of one mix of steps, that of all ranks now: a rank that had more
+/// prefills in its baseline is no slower one.
 fn baseline_factors(input: &ComparisonInput, stats: &[RankStats]) -> Vec<f64> {
+    let mut mix = BTreeMap::new();
+    for (kind, of_rank) in stats.iter().flat_map(|s| &s.kinds) {
+        mix.entry(*kind).or_insert_with(KindStats::default).steps += of_rank.steps;
+    }
     let before: Vec<Option<f64>> = input
         .profiles
         .iter()
-        .map(|p| input.baseline.iter().find(|b| b.rank == p.rank).map(|b| RankStats::new(b).work_ms))
+        .map(|p| {
+            let before = input.baseline.iter().find(|b| b.rank == p.rank)?;
+            RankStats::new(before).work_of_mix(&mix)
+        })
         .collect();
     let typical = median(&before.iter().flatten().copied().collect::<Vec<_>>());
     stats
@@ -70,13 +78,20 @@ fn missing_ranks(input: &ComparisonInput) -> Vec<RankId> {
     let profiles = &input.profiles;
     let ranks: Vec<Rank> = profiles.iter().filter_map(|p| p.rank.rank()).collect();
     let varying = varying_axes(&profiles.iter().map(|p| p.rank).collect::<Vec<_>>());
-    let [axis] = varying.as_slice() else { return input.unreadable.clone() };
+    // Under DP attention ranks have two numbers, each of which tells them apart.
+    let is_distinct = |axis: &&Axis| {
+        let numbers: BTreeSet<Option<u16>> = ranks.iter().map(|r| r.get(**axis)).collect();
+        numbers.len() == profiles.len() && !numbers.contains(&None)
+    };
+    let Some(axis) = varying.iter().find(is_distinct) else { return input.unreadable.clone() };
+    let alike: Vec<Axis> =
+        varying.iter().copied().filter(|a| ranks.iter().all(|r| r.get(*a) == r.get(*axis))).collect();
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
     let until = u16::try_from(world.min(4096).max(highest)).unwrap_or(u16::MAX);
     let implied = (0..until)
         .filter(|i| !ranks.iter().any(|r| r.get(*axis) == Some(*i)))
-        .map(|i| RankId::Rank(Rank::NONE.with(*axis, i)));
+        .map(|i| RankId::Rank(alike.iter().fold(Rank::NONE, |rank, axis| rank.with(*axis, i))));
     let missing: BTreeSet<RankId> = implied.chain(input.unreadable.iter().copied()).collect();
     missing.into_iter().collect()
 }

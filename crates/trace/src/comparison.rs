@@ -84,15 +84,15 @@ impl ComparisonInput {
         if self.baseline.is_empty() { &self.reference } else { &self.baseline }
     }
 
-    /// The work of each rank per step over that of its baseline; `None` without one.
+    /// The work of each rank per step over that of its baseline for the same kinds of steps; `None` without one, or where the
+    /// baseline lacks too many of them.
     pub(crate) fn work_over_baseline(&self, stats: &[RankStats]) -> Vec<Option<f64>> {
         self.profiles
             .iter()
             .zip(stats)
-            .map(|(p, f)| {
+            .map(|(p, now)| {
                 let before = self.baseline.iter().find(|b| b.rank == p.rank)?;
-                let work = RankStats::new(before).work_ms;
-                (work > 0.0).then_some(f.work_ms / work)
+                now.work_over(&RankStats::new(before))
             })
             .collect()
     }

@@ -11,6 +11,8 @@ use crate::step::StepKind;
 
 /// Fewer steps of a kind have no mean.
 pub const MIN_STEPS: usize = 3;
+/// Two mixes of steps are compared by the kinds that they have in common, where those are this part of the steps.
+const COMMON: f64 = 0.8;
 
 /// One kind of step on one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -88,6 +90,30 @@ impl RankStats {
             kinds,
             families,
         }
+    }
+
+    /// The work per step of the kinds in `mix`, in its proportions; `None` where too many of its steps are of kinds that this
+    /// rank has not done.
+    pub fn work_of_mix(&self, mix: &BTreeMap<StepKind, KindStats>) -> Option<f64> {
+        let (mut work, mut known, mut all) = (0.0, 0.0, 0.0);
+        for (kind, of_mix) in mix {
+            let steps = of_mix.steps as f64;
+            all += steps;
+            if let Some(own) = self.kinds.get(kind) {
+                known += steps;
+                work += steps * own.work_ms;
+            }
+        }
+        (known > 0.0 && known >= COMMON * all).then(|| work / known)
+    }
+
+    /// How many times the work per step is that of `before`, for the kinds of steps that both did and in the proportions of
+    /// this rank: more prefills are no slower GPU.
+    pub fn work_over(&self, before: &Self) -> Option<f64> {
+        let common = self.kinds.iter().filter(|(kind, _)| before.kinds.contains_key(kind));
+        let common: BTreeMap<StepKind, KindStats> = common.map(|(kind, stats)| (*kind, *stats)).collect();
+        let was = before.work_of_mix(&self.kinds).filter(|was| *was > 0.0)?;
+        Some(self.work_of_mix(&common)? / was)
     }
 }
 
@@ -313,5 +339,21 @@ mod tests {
         assert_eq!(median(&[3.0, f64::NAN, 1.0]), Some(2.0));
         assert_eq!(median(&[]), None);
         assert_eq!(weighted_median(vec![(1.0, 1.0), (2.0, 5.0), (9.0, 1.0)]), Some(2.0));
+    }
+
+    /// So many decode steps of a millisecond's work times `slow`, and so many prefills of ten.
+    fn mixed(decodes: usize, prefills: usize, slow: f64) -> RankStats {
+        let kind = |steps, work_ms| KindStats { steps, work_ms, ..KindStats::default() };
+        let all = [(StepKind::Decode, kind(decodes, slow)), (StepKind::Extend, kind(prefills, 10.0 * slow))];
+        RankStats { kinds: all.into_iter().filter(|(_, k)| k.steps > 0).collect(), ..RankStats::default() }
+    }
+
+    #[test]
+    fn more_prefills_than_in_the_baseline_are_no_slower_gpu() {
+        let before = mixed(45, 5, 1.0);
+        assert_eq!(mixed(30, 20, 1.0).work_over(&before), Some(1.0));
+        assert!((mixed(30, 20, 1.3).work_over(&before).unwrap() - 1.3).abs() < 1e-9);
+        assert_eq!(mixed(30, 20, 1.0).work_over(&mixed(50, 0, 1.0)), None, "it did no prefill");
+        assert_eq!(mixed(45, 5, 1.0).work_over(&mixed(50, 0, 1.0)), Some(1.0), "nearly all are decode steps");
     }
 }

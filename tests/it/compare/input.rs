@@ -130,6 +130,17 @@ fn a_file_that_is_no_trace_makes_its_rank_missing_and_says_so() {
 }
 
 #[test]
+fn of_ranks_with_two_numbers_each_the_one_without_a_file_is_missing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for i in [0, 2, 3] {
+        let to = dir.path().join(format!("1795492133.332911-TP-{i}-DP-{i}.trace.json.gz"));
+        fs::copy(skew().join(format!("dp{i}.trace.json.gz")), to).expect("copied");
+    }
+    let c = compared(&[dir.path().to_owned()]);
+    assert_eq!(c.comparison.missing.iter().map(ToString::to_string).collect::<Vec<_>>(), ["DP1 TP1"]);
+}
+
+#[test]
 fn other_files_of_a_folder_are_recognised_and_left_out() {
     let dir = tempfile::tempdir().expect("a folder");
     copy_skew(dir.path());

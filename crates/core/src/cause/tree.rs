@@ -176,13 +176,28 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
     let computed = member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0;
     let has_counter = member.has(catalog::DECODE_TOKENS);
     let stands = has_counter && covered >= 1.9 && generated + computed == 0.0 && last >= 1.0;
-    if stands {
+    if stands && do_peers_work(case) {
         return Some(Found::new(CauseKind::Stuck, true, words::stands_still(last)));
     }
     // A rank that does not even say that it is idle is not merely sent less.
     let peers_publish = case.peers().all(|(_, peer)| case.publishes(peer));
     (peers_publish && case.publishes_no_more(member))
         .then(|| publishes_no_more(words::last_told(member.published, last, usual)))
+}
+
+/// Whether most peers that have work did some of it lately, or none has any: a page goes on telling of ranks that all wait for
+/// one thing.
+fn do_peers_work(case: &Case<'_>) -> bool {
+    let has_work = |m: &Member| m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0) >= 1.0;
+    let did_some = |m: &Member| {
+        m.generated(case.lately()).0 + m.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0 > 0.0
+    };
+    let (mut busy, mut moving) = (0, 0);
+    for (_, peer) in case.peers().filter(|(_, peer)| has_work(peer)) {
+        busy += 1;
+        moving += usize::from(did_some(peer));
+    }
+    moving * 2 >= busy
 }
 
 /// A rank that stamped what it published does so no more.

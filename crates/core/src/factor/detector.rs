@@ -155,6 +155,8 @@ pub struct Detector {
     /// By each way of knowing, the best first. Boxed: one is kilobytes, and few are there.
     channels: [Option<Box<Channel>>; WAYS],
     loads: Vec<Load>,
+    /// The way of knowing in use.
+    active: Option<usize>,
     gauges_at: Option<f64>,
     /// Each rank's gauges as they were read last, from whichever source.
     gauges: Vec<Option<(f64, Gauges)>>,
@@ -238,6 +240,7 @@ impl Detector {
             stuck: Stuck::new(n),
             channels: [const { None }; WAYS],
             loads: vec![Load::default(); n],
+            active: None,
             gauges_at: None,
             gauges: vec![None; n],
             open: None,
@@ -294,8 +297,16 @@ impl Detector {
 
     /// Seconds from which the bounds were learned so far; `None` while no source tells enough.
     pub fn learned_s(&self) -> Option<f64> {
-        let channel = self.channels.iter().flatten().next()?;
+        let channel = self.in_use()?;
         Some(channel.known.tails.iter().map(|t| t.seconds).fold(0.0, f64::max))
+    }
+
+    /// What is known by the source in use; before the first second that was looked at, by the best one.
+    fn in_use(&self) -> Option<&Channel> {
+        match self.active {
+            Some(active) => self.channels[active].as_deref(),
+            None => self.channels.iter().flatten().next().map(|channel| &**channel),
+        }
     }
 
     /// What was learned so far, to be kept over a restart with the time at which it was saved.
@@ -354,6 +365,7 @@ impl Detector {
         }) else {
             return Vec::new();
         };
+        self.active = Some(active);
         let Some(mut channel) = self.channels[active].take() else { return Vec::new() };
         let changes = self.step_on(active, &mut channel, now);
         self.channels[active] = Some(channel);
@@ -627,7 +639,7 @@ impl Detector {
 
     /// A person says of the firing that a rule told at `told` what it was worth; what was said of it before is
     /// taken back. `None` where it is not remembered, or had no bound.
-    pub fn mark(&mut self, told: f64, mark: Mark) -> Option<Taught> {
+    pub fn mark(&mut self, told: f64, mark: Mark, now: f64) -> Option<Taught> {
         let firing = self.firings.told_at(told)?;
         let (test, said) = (firing.test?, firing.mark);
         let channel = self.channels.get_mut(firing.way)?.as_mut()?;
@@ -637,7 +649,7 @@ impl Detector {
         if said != Some(mark) {
             for (mark, by) in said.map(|s| (s, -1.0)).into_iter().chain([(mark, 1.0)]) {
                 match mark {
-                    Mark::Useful => tail.useful(firing.excess, by),
+                    Mark::Useful => tail.useful(firing.excess, by, now - firing.at),
                     Mark::Noise => tail.noise(by),
                 }
             }
@@ -658,7 +670,7 @@ impl Detector {
 
     /// The bounds of the tests with a tail now, as deviances, in the order of [`TESTS`].
     pub fn bounds(&self) -> Option<[f64; TESTS.len()]> {
-        let channel = self.channels.iter().flatten().next()?;
+        let channel = self.in_use()?;
         let per_test = self.per_test(channel);
         Some(std::array::from_fn(|test| channel.bound(test, per_test)))
     }

@@ -6,10 +6,12 @@
 //! `arrivals = growth of (running + waiting) + finished`, and what is finished from the tokens generated
 //! (`tokens / tokens a request`, see [`crate::factor::turnover`]).
 
+mod chunk;
 mod levels;
 mod lines;
 mod totals;
 
+pub use chunk::Chunk;
 pub use levels::Levels;
 pub use lines::Lines;
 pub use totals::Totals;

@@ -103,8 +103,10 @@ impl Tail {
         }
     }
 
-    /// A firing was worth a look: it is no cost of the bound. `by` is 1, or -1 where that is taken back.
-    pub fn useful(&mut self, excess: f64, by: f64) {
+    /// A firing was worth a look: it is no cost of the bound. `by` is 1, or -1 where that is taken back. What is left of it
+    /// after so many seconds goes.
+    pub fn useful(&mut self, excess: f64, by: f64, age: f64) {
+        let by = by * (-age.max(0.0) / MEMORY).exp();
         self.firings = (self.firings - by).max(0.0);
         self.runs = (self.runs - by).max(0.0);
         self.excess = (self.excess - by * excess.clamp(0.0, MOST_TOLD * self.mean_excess())).max(0.0);
@@ -201,13 +203,23 @@ mod tests {
             for _ in 0..6 {
                 tail.fired(true, 30.0);
                 if is_useful {
-                    tail.useful(24.0, 1.0);
+                    tail.useful(24.0, 1.0, 0.0);
                 }
             }
             tail.bound(1.0)
         };
         assert!((told(true) - Tail::default().bound(1.0)).abs() < 1e-9);
         assert!(told(false) > 1.3 * told(true));
+    }
+
+    #[test]
+    fn what_is_marked_a_day_later_takes_out_no_more_than_is_left_of_it() {
+        let mut tail = Tail::default();
+        (0..2).for_each(|_| tail.fired(true, 30.0));
+        (0..86_400).for_each(|_| tail.learn(0.0));
+        let before = tail.runs;
+        tail.useful(24.0, 1.0, 86_400.0);
+        assert!((tail.runs / before - 0.5).abs() < 0.01, "{} {before}", tail.runs);
     }
 
     #[test]

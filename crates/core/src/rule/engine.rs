@@ -178,8 +178,8 @@ impl Engine {
     }
 
     /// A person says what a firing was worth that was told of `server` at `told`; what that taught.
-    pub fn mark(&mut self, server: &str, told: Time, mark: Mark) -> Option<Taught> {
-        self.factors.mark(server, told, mark)
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<Taught> {
+        self.factors.mark(server, told, mark, now)
     }
 
     /// Whether this engine has seen a rule calm on a group for as long as its clear wants.

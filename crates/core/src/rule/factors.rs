@@ -308,8 +308,8 @@ impl Factors {
     }
 
     /// A person says what the firing was worth that was told of `server` at `told`; what that taught.
-    pub fn mark(&mut self, server: &str, told: Time, mark: Mark) -> Option<Taught> {
-        self.servers.get_mut(server)?.detector.as_mut()?.mark(told.epoch_s(), mark)
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<Taught> {
+        self.servers.get_mut(server)?.detector.as_mut()?.mark(told.epoch_s(), mark, now.epoch_s())
     }
 
     /// Looks at every second that is over at `now`. Seconds are over for all servers at once: between two

@@ -147,7 +147,11 @@ impl Conclusion<'_> {
             return v;
         }
         let sentence = format!("{} had no work while its peers were busy.", list(&names));
-        let confidence = if names.len() == 1 { Confidence::High } else { Confidence::Medium };
+        // A few steps of one request say little of where requests go.
+        let peers = || self.active.iter().map(|&i| &self.stats[i]);
+        let are_busy = peers().any(|p| p.steps >= MIN_STEPS && p.requests.is_none_or(|n| n >= STARVED_PEERS));
+        let sure = names.len() == 1 && are_busy && self.missing.is_empty();
+        let confidence = if sure { Confidence::High } else { Confidence::Medium };
         let mut v = Verdict::without_rank(Kind::IdleTail, confidence, sentence);
         v.rank = names.first().copied();
         v.also = names.get(1..).unwrap_or_default().to_vec();

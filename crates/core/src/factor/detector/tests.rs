@@ -325,13 +325,13 @@ fn a_firing_that_was_noise_raises_the_bound_of_its_test_and_what_was_said_can_be
     let fired = play(&mut detector, 200, 30, 4);
     let told =
         fired.iter().find(|c| matches!(c, Change::Fired(_))).map(|c| c.incident().fired + 1.0).unwrap();
-    let noise = detector.mark(told, Mark::Noise).unwrap();
+    let noise = detector.mark(told, Mark::Noise, told).unwrap();
     assert!(noise.after > 1.05 * noise.before, "{noise:?}");
-    assert_eq!(detector.mark(told, Mark::Noise).unwrap().after, noise.after, "said twice, taught once");
+    assert_eq!(detector.mark(told, Mark::Noise, told).unwrap().after, noise.after, "said twice, taught once");
     let mut detector = Detector::restored(SETTINGS, detector.saved(), 230.0);
-    let useful = detector.mark(told, Mark::Useful).unwrap();
+    let useful = detector.mark(told, Mark::Useful, told).unwrap();
     assert!(useful.after <= noise.before, "{useful:?} {noise:?}");
-    assert_eq!(detector.mark(told - 100.0, Mark::Noise), None);
+    assert_eq!(detector.mark(told - 100.0, Mark::Noise, told), None);
     assert_eq!(detector.fired_in_a_day(300.0), 1);
 }
 

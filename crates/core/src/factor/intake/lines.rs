@@ -1,16 +1,10 @@
 //! What the log lines of one rank mean.
 
-use super::{Brought, Came, FULL, LONGEST_STRETCH, Meaning, SURELY_NOT_DONE, Stretch, brought};
+use super::{Brought, Came, Chunk, FULL, LONGEST_STRETCH, Meaning, SURELY_NOT_DONE, Stretch, brought};
 use crate::factor::observation::{Decode, Prefill};
 
 /// A batch of prompts takes no longer, in seconds: who came since the one before came between the two.
 const LONGEST_BATCH: f64 = 1.0;
-/// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
-const LEAST_CHUNKS: u32 = 3;
-const MOST_CHUNKS: u32 = 16;
-/// After so many batches the older half is forgotten.
-const MOST_BATCHES: u32 = 512;
-
 /// What was last read of one rank's log lines.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lines {
@@ -26,17 +20,6 @@ pub struct Lines {
     prefills: f64,
     prompt_tokens: f64,
     chunk: Chunk,
-}
-
-/// The largest batch of prompt tokens seen, which is where long prompts are cut off.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Chunk {
-    tokens: f64,
-    /// Batches of that size, and smaller ones since the first of them.
-    times: u32,
-    smaller: u32,
-    /// Whether the last batch had that size.
-    is_full: bool,
 }
 
 impl Lines {
@@ -106,28 +89,6 @@ impl Lines {
     fn growth(&mut self, queue: Option<f64>) -> f64 {
         let Some(now) = queue else { return 0.0 };
         now - self.queue.replace(now).unwrap_or(now)
-    }
-}
-
-impl Chunk {
-    /// Notes a batch. Whether its first sequence goes on with a prompt of the batch before, which was cut off. Prompts that
-    /// all have one length make equal batches too: one at a time, with nobody behind them, and they leave no rest.
-    fn is_continued_by(&mut self, line: &Prefill) -> bool {
-        let was_full = self.is_full;
-        self.is_full = line.new_tokens > self.tokens - 0.5;
-        match () {
-            () if line.new_tokens > self.tokens + 0.5 => {
-                *self = Self { tokens: line.new_tokens, times: 1, smaller: 0, is_full: true };
-            }
-            () if self.is_full => self.times += 1,
-            () => self.smaller += 1,
-        }
-        if self.times.max(self.smaller) > MOST_BATCHES {
-            (self.times, self.smaller) = (self.times.div_ceil(2), self.smaller.div_ceil(2));
-        }
-        let is_alone = line.new_seqs <= 1.0 && line.queue.unwrap_or(0.0) < 1.0;
-        let leaves_rests = self.smaller * MOST_CHUNKS >= self.times;
-        was_full && self.times >= LEAST_CHUNKS && (leaves_rests || !is_alone)
     }
 }
 

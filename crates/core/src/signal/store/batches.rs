@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
+use crate::factor::{Chunk, Prefill};
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
 use skewtrap_trace::time::Time;
 
 /// The totals become samples this often: finer than that, a line's own numbers say it.
 const OFTEN: Duration = Duration::from_secs(1);
-/// A batch of this size was seen so often when it counts as the chunk size.
-const SEEN: u32 = 3;
 
 /// What the prefill lines of one rank have brought so far.
 #[derive(Clone, Debug, Default)]
@@ -18,10 +17,7 @@ pub struct Batches {
     admitted: f64,
     computed: f64,
     cached: f64,
-    /// The largest batch in tokens, and how often it was seen.
-    largest: (f64, u32),
-    /// Whether the last batch was cut off: the next one's first request is then not new.
-    is_cut: bool,
+    chunk: Chunk,
     told: Option<Time>,
 }
 
@@ -29,16 +25,17 @@ impl Batches {
     /// Takes a line; the totals when they are due.
     pub fn take(&mut self, fields: &Fields, at: Time) -> Option<[(catalog::Signal, f64); 3]> {
         if let Some(new) = fields.get(catalog::NEW_SEQS) {
-            let tokens = fields.get(catalog::NEW_TOKENS).unwrap_or(0.0);
-            self.admitted += (new - f64::from(u8::from(self.is_cut))).max(0.0);
-            self.computed += tokens;
-            self.cached += fields.get(catalog::CACHED_TOKENS).unwrap_or(0.0);
-            self.largest = match self.largest {
-                (most, _) if tokens > most => (tokens, 1),
-                (most, times) if tokens == most => (most, times.saturating_add(1)),
-                unchanged => unchanged,
+            let of = |signal| fields.get(signal).unwrap_or(0.0);
+            let line = Prefill {
+                new_seqs: new,
+                new_tokens: of(catalog::NEW_TOKENS),
+                queue: fields.get(catalog::QUEUE_REQS),
+                ..Prefill::default()
             };
-            self.is_cut = self.largest.1 >= SEEN && tokens == self.largest.0;
+            let is_continued = self.chunk.is_continued_by(&line);
+            self.admitted += (new - f64::from(u8::from(is_continued))).max(0.0);
+            self.computed += line.new_tokens;
+            self.cached += of(catalog::CACHED_TOKENS);
         } else if self.told.is_none() {
             return None;
         }
@@ -51,5 +48,30 @@ impl Batches {
             (catalog::PREFILL_COMPUTE_TOKENS, self.computed),
             (catalog::PREFILL_CACHE_TOKENS, self.cached),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(lines: u32, tokens: f64) -> f64 {
+        let mut batches = Batches::default();
+        let mut total = 0.0;
+        for i in 0..lines {
+            let mut fields = Fields::default();
+            fields.set(catalog::NEW_SEQS, 1.0);
+            fields.set(catalog::NEW_TOKENS, tokens);
+            fields.set(catalog::QUEUE_REQS, 0.0);
+            if let Some(totals) = batches.take(&fields, Time::from_epoch_s(1_000.0 + 2.0 * f64::from(i))) {
+                total = totals[0].1;
+            }
+        }
+        total
+    }
+
+    #[test]
+    fn prompts_that_all_have_one_length_are_admitted_each() {
+        assert_eq!(admitted(20, 2_048.0), 20.0);
     }
 }
