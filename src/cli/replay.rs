@@ -97,7 +97,7 @@ fn play_all(replay: &mut Replay, watch: &mut Watch, form: Form, out: &mut impl W
     Ok(())
 }
 
-/// The lines in their order. One whose harm is still being looked at waits for the decision, so that
+/// The lines in their order. One whose impact is still being looked at waits for the decision, so that
 /// each state change is one line that says what came of it.
 #[derive(Debug, Default)]
 struct Lines {
@@ -122,7 +122,7 @@ impl Lines {
             (None, How::Weighed) => {}
             (undecided, _) => {
                 if let Some((waiting, reason)) = undecided {
-                    (*waiting, *reason) = ("refused", Some("it cleared before its harm was known".into()));
+                    (*waiting, *reason) = ("refused", Some("it cleared before its impact was known".into()));
                 }
                 self.waiting.push_back(Effect::Changed { change, capture, why });
             }
@@ -135,7 +135,7 @@ impl Lines {
     }
 }
 
-/// The word of a capture that waits until the harm was looked at.
+/// The word of a capture that waits until the impact was looked at.
 const LOOKING: &str = "looking";
 
 fn print_effect(effect: &Effect, form: Form, out: &mut impl Write) -> io::Result<()> {

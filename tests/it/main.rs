@@ -81,7 +81,7 @@ mod watch {
     mod death;
     mod escalation;
     mod follow_up;
-    mod harm;
+    mod worth;
     mod incident;
     mod lockstep;
     mod stuck;

@@ -46,7 +46,7 @@ function causeText(c) {
 
 // What clients notice: the whole server before the onset, and now (at the last look before its end).
 function impactText(i) {
-  const parts = [], h = i.finding.harm, m = i.impact || {};
+  const parts = [], h = i.finding.impact || i.finding.harm, m = i.impact || {};
   if (h && h.requests >= 1) parts.push(Math.round(h.requests) + " requests (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
   const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
   const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("requests that wait for a place", m.waiting_reqs, "")];

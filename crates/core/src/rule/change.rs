@@ -57,7 +57,7 @@ pub enum How {
     Escalated,
     /// The trouble of an incident that was taken to be over came back soon: the same incident.
     Returned,
-    /// It still fires, and by its harm it was decided whether a window is spent on it: the same firing.
+    /// It still fires, and by its impact it was decided whether a window is spent on it: the same firing.
     Weighed,
 }
 
@@ -144,7 +144,7 @@ impl Change {
             part(format_args!("it got worse"));
         }
         if self.how == How::Weighed {
-            part(format_args!("its harm was looked at"));
+            part(format_args!("its impact was looked at"));
         }
         if self.state == RuleState::Firing {
             part(format_args!("capture: {}", capture.replace('_', " ")));

@@ -49,7 +49,7 @@ pub(super) struct Core {
     pub(super) follow_ups: BTreeSet<Arc<str>>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
-    /// Firings whose harm is still to be looked at, as they were reported.
+    /// Firings whose impact is still to be looked at, as they were reported.
     pub(super) unreported: BTreeMap<Arc<str>, Change>,
     /// Whether a capture may disturb the samples of a server.
     pub(super) is_disturbed: bool,

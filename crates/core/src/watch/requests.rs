@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
-use super::harm::look_of;
+use super::worth::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::joins::Belongs;
 use super::shown::shown_by;
@@ -220,7 +220,7 @@ impl Core {
             self.deferred.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.deferred.remove(&id);
-            if self.put_off_if_harmless(&id, now, out) {
+            if self.put_off_if_not_worth_it(&id, now, out) {
                 continue;
             }
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);

@@ -57,7 +57,7 @@ fn rule(name: &str, condition: Condition, (hold, clear): (u64, u64)) -> Rule {
         only_if: None,
         min_mean: 0.0,
         min_members: 2,
-        min_harm: 0.05,
+        min_impact: 0.05,
         joins_trouble: false,
         capture: CaptureSpec::None,
         limits: Limits { cooldown: Duration::ZERO, captures: 10, per: Duration::from_secs(600) },

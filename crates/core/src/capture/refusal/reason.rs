@@ -57,7 +57,7 @@ impl Refusal {
             Self::WatchOnly
             | Self::SpansServers
             | Self::Cleared
-            | Self::LittleHarm { .. }
+            | Self::LittleImpact { .. }
             | Self::NotWorse { .. }
             | Self::FutureState { .. }
             | Self::NeedsLog { .. }
@@ -106,7 +106,7 @@ impl Refusal {
             Self::Silenced { .. } => Reason::Silenced,
             Self::SpansServers => Reason::SpansServers,
             Self::Cleared => Reason::Cleared,
-            Self::LittleHarm { .. } => Reason::LittleHarm,
+            Self::LittleImpact { .. } => Reason::LittleImpact,
             Self::Cooldown { .. } => Reason::Cooldown,
             Self::RuleLimit { .. } => Reason::RuleLimit,
             Self::WindowOpen { .. } => Reason::WindowOpen,
@@ -166,8 +166,9 @@ pub enum Reason {
     SpansServers,
     /// See [`Refusal::Cleared`].
     Cleared,
-    /// See [`Refusal::LittleHarm`].
-    LittleHarm,
+    /// See [`Refusal::LittleImpact`].
+    #[serde(alias = "little_harm")]
+    LittleImpact,
     /// See [`Refusal::Cooldown`].
     Cooldown,
     /// See [`Refusal::RuleLimit`].
@@ -259,7 +260,7 @@ impl Reason {
             Self::Silenced => "silenced",
             Self::SpansServers => "spans_servers",
             Self::Cleared => "cleared",
-            Self::LittleHarm => "little_harm",
+            Self::LittleImpact => "little_impact",
             Self::Cooldown => "cooldown",
             Self::RuleLimit => "rule_limit",
             Self::WindowOpen => "window_open",
@@ -311,6 +312,10 @@ mod tests {
             let json = serde_json::to_value(reason).expect("it serialises");
             assert_eq!(json, reason.word());
             assert_eq!(serde_json::from_value::<Reason>(json).expect("it is read"), reason);
+        }
+        // Words of releases before this one, as incidents on disk have them.
+        for (word, reason) in [("stood_down", Reason::Suspended), ("little_harm", Reason::LittleImpact)] {
+            assert_eq!(serde_json::from_value::<Reason>(word.into()).expect("it is read"), reason);
         }
         assert_eq!(serde_json::from_str::<Reason>("\"of_tomorrow\"").expect("it is read"), Reason::Unknown);
     }

@@ -1,4 +1,4 @@
-//! Harm decides whether a window is spent on a trouble of factors.
+//! The impact decides whether a window is spent on a trouble of factors.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -57,7 +57,7 @@ fn told_of(
             Some((change.at.epoch_s() - START, change.state, change.how, capture, why))
         }
         Effect::Refused { reason, .. } => {
-            assert!(matches!(reason, Reason::LittleHarm | Reason::Cleared | Reason::Cooldown), "{reason:?}");
+            assert!(matches!(reason, Reason::LittleImpact | Reason::Cleared | Reason::Cooldown), "{reason:?}");
             None
         }
         _ => None,
@@ -66,7 +66,7 @@ fn told_of(
 }
 
 #[test]
-fn a_trouble_that_harms_many_requests_is_worth_a_window_a_moment_after_it_fired() {
+fn a_trouble_with_an_impact_on_many_requests_is_worth_a_window_a_moment_after_it_fired() {
     let told = told(60, 60);
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
     assert_eq!((fired.2, fired.3), (How::Entered, "looking"));
@@ -75,11 +75,11 @@ fn a_trouble_that_harms_many_requests_is_worth_a_window_a_moment_after_it_fired(
 }
 
 #[test]
-fn a_trouble_that_harms_hardly_anybody_is_told_and_opens_nothing() {
+fn a_trouble_with_hardly_an_impact_is_told_and_opens_nothing() {
     let told = told(60, 20);
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
     assert_eq!((fired.3, weighed.3), ("looking", "refused"));
-    assert!(weighed.4.as_ref().is_some_and(|why| why.contains("min_harm")), "{told:?}");
+    assert!(weighed.4.as_ref().is_some_and(|why| why.contains("min_impact")), "{told:?}");
 }
 
 #[test]
