@@ -218,7 +218,7 @@ fn headline(incident: &Incident, update: Update) -> String {
             format!("it got worse, and nothing more is captured on {target}{rank}")
         }
         Update::Refused => {
-            let why = incident.capture.refused().map(|r| r.reason.word().replace('_', " "));
+            let why = incident.capture.refused().map(|r| r.reason.phrase());
             let why = why.filter(|why| !why.is_empty()).map_or_else(String::new, |why| format!(" ({why})"));
             match incident.finding.measured.is_some() {
                 true => format!("{} on {target}; no window{why}", words::deviation(&incident.finding)),

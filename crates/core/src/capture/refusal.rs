@@ -202,7 +202,9 @@ pub enum Refusal {
         why: String,
     },
     /// The server does not answer.
-    #[error("the server does not answer since {since} ({why}); a window can be opened once it does")]
+    #[error(
+        "the server has not answered since {since} ({why}): see whether its process runs, and what its log says last; no window is opened before it answers again"
+    )]
     NoAnswer {
         /// Since when.
         since: Time,

@@ -110,6 +110,10 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
         why: "all ranks are idle; a window would stay armed until the next traffic".into(),
     });
     insta::assert_snapshot!("terminal_refused", text(&incident, Update::Refused));
+    let no_answer = Reason::NoAnswer;
+    incident.capture = CaptureOutcome::Refused(Refused { reason: no_answer, why: "since 3:48".into() });
+    let title = message(&incident, Update::Refused).title;
+    assert!(title.ends_with("; no window (the server does not answer)"), "{title}");
     incident.capture = CaptureOutcome::Failed {
         why: "the server answered 500 to /start_profile: Profiling is already in progress".into(),
         captured: None,

@@ -121,7 +121,8 @@ impl Refusal {
             Self::PoolLease { .. } => Reason::PoolLease,
             Self::Suppression { .. } => Reason::Suppression,
             Self::FutureState { .. } => Reason::FutureState,
-            Self::UnknownServer { .. } | Self::NoAnswer { .. } => Reason::UnknownServer,
+            Self::UnknownServer { .. } => Reason::UnknownServer,
+            Self::NoAnswer { .. } => Reason::NoAnswer,
             Self::Stale { .. } => Reason::Stale,
             Self::Unhealthy { .. } => Reason::Unhealthy,
             Self::Slow { .. } => Reason::Slow,
@@ -200,6 +201,8 @@ pub enum Reason {
     FutureState,
     /// See [`Refusal::UnknownServer`].
     UnknownServer,
+    /// See [`Refusal::NoAnswer`].
+    NoAnswer,
     /// See [`Refusal::Stale`].
     #[serde(rename = "stale_facts")]
     Stale,
@@ -276,6 +279,7 @@ impl Reason {
             Self::Suppression => "quiet",
             Self::FutureState => "future_state",
             Self::UnknownServer => "unknown_server",
+            Self::NoAnswer => "no_answer",
             Self::Stale => "stale_facts",
             Self::Unhealthy => "unhealthy",
             Self::Slow => "slow",
@@ -298,6 +302,16 @@ impl Reason {
             Self::UnknownDevice => "unknown_device",
             Self::Suspended => "suspended",
             Self::Unknown => "",
+        }
+    }
+
+    /// In a title, for people: `cooldown`, `the server does not answer`. Empty where it is unknown.
+    pub fn phrase(self) -> String {
+        match self {
+            Self::NoAnswer => "the server does not answer".into(),
+            Self::UnknownServer => "the server has not said what it is".into(),
+            Self::Stale => "what is known of the server is too old".into(),
+            _ => self.word().replace('_', " "),
         }
     }
 }
