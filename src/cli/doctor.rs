@@ -404,7 +404,7 @@ impl Checks {
             incident: &incident,
             firing: "",
             may_predate_start: false,
-            badness: 1.0,
+            times_bound: 1.0,
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(1), ..HttpWindow::default() });
         let ledger: Ledger = state.ledger()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::capture::{CaptureOutcome, Refused};
+pub use self::capture::{CaptureOutcome, CaptureState, Refused};
 pub use self::impact::{BeforeAndNow, Impact};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};

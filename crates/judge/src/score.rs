@@ -104,7 +104,7 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
         watch.observe(&seen, now, &mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Changed { change, capture, .. } => note(&mut all, &change, capture),
+                Effect::Changed { change, capture, .. } => note(&mut all, &change, capture.word()),
                 Effect::Notify { incident, update: Update::Fired, .. } if *incident.rule == *STANDING => {
                     all.extend(standing(&incident));
                 }

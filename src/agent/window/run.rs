@@ -429,7 +429,7 @@ mod tests {
             incident: "i1".into(),
             firing: String::new(),
             at: clock.now(),
-            badness: 1.0,
+            times_bound: 1.0,
             over_at: None,
             end: None,
         };

@@ -87,7 +87,7 @@ impl Beside {
             incident: "i1",
             firing,
             may_predate_start,
-            badness: 2.0,
+            times_bound: 2.0,
         };
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let ledger = self.store.state.ledger().unwrap();

@@ -252,7 +252,7 @@ fn again_of(core: &Core, active: &ActiveIncident) -> Option<String> {
     if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {
         return Some(format!(
             "since {} it is {:.2} times its bound, worse than the {:.2} times at which it was captured last, and was not captured again: {}",
-            worse.at, worse.times_bound, last.badness, refused.why
+            worse.at, worse.times_bound, last.times_bound, refused.why
         ));
     }
     let tried = match &incident.capture {
@@ -261,7 +261,7 @@ fn again_of(core: &Core, active: &ActiveIncident) -> Option<String> {
     };
     Some(format!(
         "{tried} at {:.2} times its bound and is captured again from {from:.2} times on (budget.worse_by)",
-        last.badness
+        last.times_bound
     ))
 }
 

@@ -23,7 +23,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 impl Core {
     /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or its impact
     /// is too small. It is looked at again as long as it lasts.
-    pub(super) fn put_off_if_not_worth_it(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn put_off_if_not_worth_it(
+        &mut self,
+        id: &Arc<str>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
         let Some(impact) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
@@ -75,7 +80,7 @@ impl Core {
         let change = Change { at: now, how: How::Weighed, finding, ..change };
         let capture = &active.incident.capture;
         let why = capture.refused().map(|r| r.why.clone());
-        out.push(Effect::Changed { change: Box::new(change), capture: capture.word(), why });
+        out.push(Effect::Changed { change: Box::new(change), capture: capture.state(), why });
     }
 }
 
