@@ -50,7 +50,8 @@ impl Agent {
         self.metrics.restarts(self.supervisor.restarts());
         let unheard = self.watch.unheard().cloned().collect();
         let unanswered = self.watch.unanswered().map(|(name, since)| (name.clone(), since)).collect();
-        self.publisher.beat(Pulse { at: self.clock.now(), unheard, unanswered });
+        let behind = self.watch.behind().into_iter().cloned().collect();
+        self.publisher.beat(Pulse { at: self.clock.now(), unheard, unanswered, behind });
         systemd::alive();
     }
 

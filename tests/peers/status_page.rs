@@ -281,6 +281,8 @@ fn status(started: Time) -> Status {
         place: place.into(),
         state,
         problem: problem.map(str::to_owned),
+        is_behind: false,
+        remark: None,
         last: Some(at),
         lag_s: Some(0.02),
         samples: 5200,

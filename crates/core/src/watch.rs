@@ -52,7 +52,7 @@ use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
 use crate::signal::intake::{Intake, OwnSignals};
 use crate::signal::metrics::Role;
-use crate::signal::observation::Observation;
+use crate::signal::observation::{Observation, Problem};
 use crate::signal::own_metric::FurtherPage;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
@@ -133,6 +133,9 @@ impl Watch {
         intake.set_pages(setup.pages.clone());
         for source in &setup.sources {
             intake.name_source(source.id, source.name.clone());
+            if let Some(zone) = &source.zone {
+                intake.set_zone(source.id, zone.clone());
+            }
         }
         let sources = setup.sources.clone();
         let unheard = (0..setup.targets.len() as u16).map(TargetId).collect();
@@ -273,6 +276,13 @@ impl Watch {
     /// The servers that do not answer, and since when.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Arc<str>, Time)> {
         self.core.servers.iter().filter_map(|s| Some((&s.name, s.facts.unanswered?)))
+    }
+
+    /// The servers with whose answers the agent is behind.
+    pub fn behind(&self) -> BTreeSet<&Arc<str>> {
+        let is_behind =
+            |s: &&WatchedSource| matches!(self.intake.problem_of(s.id), Some(Problem::Behind { .. }));
+        self.sources.iter().filter(is_behind).filter_map(|s| self.store.target_name(s.target)).collect()
     }
 
     /// What is known of a server.

@@ -77,8 +77,13 @@ pub fn shipped() -> Result<Vec<Rule>> {
 fn setup(rules: Vec<Rule>, false_alarms: f64) -> Setup {
     let server: Arc<str> = "server".into();
     let kinds = [(0, sample::Source::Log), (1, sample::Source::Loads), (2, sample::Source::Metrics)];
-    let source =
-        |(id, kind)| WatchedSource { id: SourceId(id), target: TargetId(0), kind, name: "world".into() };
+    let source = |(id, kind)| WatchedSource {
+        id: SourceId(id),
+        target: TargetId(0),
+        kind,
+        name: "world".into(),
+        zone: None,
+    };
     let mut policy = Policy::default();
     policy.budget.false_alarms = false_alarms;
     Setup {

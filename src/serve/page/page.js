@@ -72,8 +72,9 @@ function drawLoad(history, status) {
   targets.forEach((target, n) => {
     const part = place.children[n], info = status.targets.find(t => t.name === target) || { ranks: [] };
     const lines = history.lines.filter(l => l.target === target).map(l => ({ ...l, blamed: isBlamedBy(found, l) }));
-    const gone = info.unanswered_since;
-    const what = gone ? "does NOT answer since " + clock(gone) : [info.engine, info.engine_version].filter(Boolean).join(" ");
+    const gone = info.unanswered_since, behind = !gone && (info.sources || []).some(s => s.behind);
+    const what = gone ? "has NOT answered since " + clock(gone)
+      : [info.engine, info.engine_version].filter(Boolean).join(" ") + (behind ? " · answers, but the agent is BEHIND with what it says" : "");
     replace(part.querySelector(".heading"), [el("p", { class: "small quiet" }, el("b", {}, target), " · " + (what ? what + " · " : "") + count(lines.length, "rank") + " · last " + span(history.step_s * (lines[0].values.length - 1))),
       status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Take a window on " + target, onclick: () => capture(target) }, "Take a window")].filter(Boolean));
     show(chartOf(target), { target, lines, end: history.end, step: history.step_s, signal: history.signal,
@@ -177,8 +178,8 @@ async function showIncident() {
 
 function drawPlumbing(status) {
   const list = (title, items, none) => el("div", {}, el("h3", {}, title), items.length ? el("ul", {}, ...items) : el("p", { class: "quiet small" }, none));
-  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state), " ", s.kind + " of " + t.name + " ",
-    el("span", { class: "path quiet" }, s.place), s.problem ? el("p", { class: "problem" }, s.problem) : "",
+  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state, s.behind ? "left" : undefined), " ", s.kind + " of " + t.name + " ",
+    el("span", { class: "path quiet" }, s.place), s.problem ? el("p", { class: "problem" }, s.problem) : "", s.remark ? el("p", { class: "problem" }, s.remark) : "",
     s.dropped ? el("p", { class: "small quiet num" }, s.dropped + " dropped of " + (s.samples + s.dropped)) : "")));
   const windows = status.windows.map(w => el("li", {}, badge("open", w.state), " " + w.means + " on " + w.target + " since " + clock(w.since)));
   const limits = status.budget.limits.map(l => el("li", {}, l.of + ": ", el("b", { class: "num" }, Math.max(l.captures - l.used, 0) + " of " + l.captures),
@@ -270,7 +271,7 @@ async function look() {
     await refresh();
   } catch (error) {
     lost = lost || Date.now();
-    const said = "The agent does not answer since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
+    const said = "The agent has not answered since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
     if ($("trouble").textContent !== said) $("trouble").textContent = said;
     wait = TRY_AGAIN_MS;
   }

@@ -106,6 +106,7 @@ fn setup_on(servers: &[&str], text: Option<&str>, mode: Mode) -> Setup {
             target: TargetId(0),
             kind: Source::Loads,
             name: "loads".into(),
+            zone: None,
         }],
         targets: servers.iter().map(target).collect(),
         policy: Policy::default(),

@@ -145,6 +145,14 @@ impl Core {
                 };
                 out.push(Effect::SourceProblem { source, is_over: problem.is_none(), message });
             }
+            IntakeStep::Stamps { target, source, disagreement } => {
+                let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
+                let is_over = disagreement.is_none();
+                let what =
+                    disagreement.unwrap_or_else(|| "its lines are stamped as they arrive again".into());
+                let message = format!("{server}: the log: {what}");
+                out.push(Effect::SourceProblem { source, is_over, message });
+            }
         }
     }
 

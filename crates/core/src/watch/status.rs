@@ -444,6 +444,8 @@ fn source_status(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStat
         place: source.name.to_string(),
         state: given.state(problem, now),
         problem: problem.map(ToString::to_string),
+        remark: watch.intake.stamp_disagreement(source.id),
+        is_behind: matches!(problem, Some(Problem::Behind { .. })),
         last: given.last,
         lag_s: given.lag.map(|lag| lag.as_secs_f64()),
         samples: given.samples,

@@ -135,6 +135,7 @@ fn setup(rules: Vec<Rule>) -> Setup {
             target: TargetId(0),
             kind: Source::Log,
             name: "server.log".into(),
+            zone: None,
         }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),
