@@ -131,6 +131,7 @@ mod tests {
             lost_ms_per_step: None,
             confidence: Confidence::Low,
             confirms: None,
+            suspect: None,
         });
         assert!(record.incident.serves_as_baseline());
         record

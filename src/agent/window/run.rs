@@ -171,7 +171,8 @@ impl Run {
             let phase = shared.window.phase();
             if phase != before {
                 shared.distrust.entered(phase, now);
-                info!(window = %shared.open.attempt, "the window is {phase:?}");
+                let word = format!("{phase:?}").to_lowercase();
+                info!(window = %shared.open.attempt, "the window is {word}");
                 self.0.status.send_replace(Status { phase, distrust: shared.distrust });
             }
             outputs

@@ -2,7 +2,7 @@
 // and changes something only where a button was pressed (actions.js).
 import { capture, endSilence, silence } from "./actions.js";
 import { HEAT_FROM, chartOf, isBlamedBy, show, sparkline } from "./chart.js";
-import { causeShort, chosen, drawIncident, howMuch, windowText } from "./incident.js";
+import { causeShort, chosen, drawIncident, howMuch, verdictText, windowText } from "./incident.js";
 import { $, badge, bytes, clock, count, draw, el, figure, forget, labelText, rankName, replace, span, within } from "./words.js";
 
 const EVERY_MS = 1000, HIDDEN_MS = 10000, TRY_AGAIN_MS = 2000, GIVE_UP_MS = 8000, KEPT_EVERY_MS = 15000;
@@ -19,7 +19,7 @@ function firing(status) {
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
       bound: group.bound, since: group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load",
-      refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? incident.verdict.sentence : "" });
+      refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? verdictText(incident.verdict, incident.finding) : "" });
   }
   return found;
 }
@@ -154,9 +154,9 @@ function drawIncidents({ list, id, now }) {
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
-    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic === "factors" ? i.finding.signal + " " + figure(i.finding.value) + " times its bound" : i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : i.died ? "server died" : "asked for")),
+    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? howMuch(i.finding.statistic, i.finding.signal, i.finding.value, i.finding.bound) : i.died ? "server died" : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
-    cell("why", {}, i.verdict ? i.verdict.sentence : i.cause ? causeShort(i.cause) : ""),
+    cell("why", {}, i.verdict ? verdictText(i.verdict, i.finding) : i.cause ? causeShort(i.cause) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
   const head = el("tr", {}, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col" }, t)));
   return el("table", {}, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", {}, head), el("tbody", {}, ...list.slice(0, 50).map(row)));

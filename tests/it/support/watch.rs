@@ -306,6 +306,7 @@ impl Play {
             lost_ms_per_step: None,
             confidence: Confidence::Low,
             confirms: None,
+            suspect: None,
         };
         self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);
     }

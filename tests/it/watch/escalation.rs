@@ -232,6 +232,7 @@ fn a_verdict_that_comes_late_is_kept_with_the_capture_that_it_is_of() {
         lost_ms_per_step: None,
         confidence: Confidence::High,
         confirms: None,
+        suspect: None,
     };
     let (told, mut effects) = (play.told.len(), Vec::new());
     let event = Event::Compared { incident, window: 1, note };

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Rule;
 use super::state::RuleState;
+use crate::factor::Factor;
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::rank_name;
@@ -126,8 +127,18 @@ impl Change {
         if !self.group.0.is_empty() {
             part(format_args!("{}", self.group));
         }
-        if let Some(n) = &self.numbers {
-            part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound));
+        match &self.numbers {
+            // Of a rank that hangs it is always the same, and of what does not fire that of some other factor.
+            Some(n)
+                if n.statistic == Statistic::Factors
+                    && (self.finding.is_none() || *n.signal == *Factor::Stuck.word()) => {}
+            Some(n) if n.statistic == Statistic::Factors => {
+                part(format_args!("{} {:.2} times the bound at which it is told", n.signal, n.value));
+            }
+            Some(n) => {
+                part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound))
+            }
+            None => {}
         }
         if let Some(f) = &self.finding {
             let side = f.side.word();

@@ -178,6 +178,7 @@ impl Core {
             if let Some(active) = self.incidents.take_over(id, &change, finding) {
                 level.into_iter().for_each(|level| active.incident.join(level));
             }
+            self.note_usual_pause(id, now);
             self.look_at_once(store, id, now);
             if let Some(active) = self.incidents.get(id).filter(|active| active.silenced.is_none()) {
                 let (incident, receivers) = (Box::new(active.incident.clone()), active.notify.clone());

@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
-use super::worth::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::joins::Belongs;
 use super::shown::shown_by;
 use super::slowness;
 use super::windows::tell_result;
+use super::worth::look_of;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
@@ -142,6 +142,7 @@ impl Core {
         let active = self.incidents.open(&change, finding, name);
         active.silenced = silenced;
         let id = active.incident.id.clone();
+        self.note_usual_pause(&id, now);
         self.look_for_cause(store, &id, now);
         let Some(active) = self.incidents.get_mut(&id) else { return };
         let look = look_of(active);
@@ -192,6 +193,17 @@ impl Core {
         tell_beginning(active, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
+    }
+
+    /// How long a rank that hangs has stood still says something beside what is usual there. Of one without work
+    /// nothing is known to be.
+    pub(super) fn note_usual_pause(&mut self, id: &IncidentId, now: Time) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        let incident = &mut active.incident;
+        let has_work = incident.finding.harm.as_ref().is_none_or(|impact| impact.requests >= 1.0);
+        if incident.found_stuck().is_some() && has_work {
+            incident.usual_pause_s = self.engine.usual_pause_s(&incident.target, now);
+        }
     }
 
     /// The server on which a capture would be taken: the only one there is, the group's, or the blamed

@@ -14,6 +14,7 @@ use crate::capture::refusal::Span;
 use crate::capture::sizing::max_stall_of;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::CaptureOutcome;
+use crate::message::stood_still;
 use crate::rule::Evaluation;
 use crate::rule::{Rule, RuleState};
 use crate::signal::catalog;
@@ -225,11 +226,17 @@ fn group_of(core: &Core, evaluation: &Evaluation) -> GroupStatus {
     let active =
         core.incidents.firing_now().find(|c| c.incident.rule == evaluation.rule && Some(&c.group) == all);
     let incident = active.map(|c| &c.incident);
-    let numbers = evaluation.numbers.as_ref();
+    // How many times its bound a hung rank is, is always the same.
+    let still = incident.and_then(stood_still);
+    let numbers = evaluation.numbers.as_ref().filter(|_| still.is_none());
+    let why = match still {
+        Some(still) => format!("{}; {still}", evaluation.why),
+        None => evaluation.why.clone(),
+    };
     GroupStatus {
         target,
         state: evaluation.state,
-        why: evaluation.why.clone(),
+        why,
         since: evaluation.since,
         statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
         value: numbers.map(|n| n.value),

@@ -639,6 +639,7 @@ fn a_verdict_is_put_on_the_recovered_capture_of_an_incident_that_was_resolved_an
         lost_ms_per_step: None,
         confidence: Confidence::Low,
         confirms: None,
+        suspect: None,
     };
     let event = Event::Compared { incident: known.id.clone(), window: 1, note: note.clone() };
     after.handle(event, at(243), &mut effects);
