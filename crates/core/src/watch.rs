@@ -16,7 +16,7 @@ mod death;
 mod escalation;
 mod event;
 mod follow_up;
-mod worth;
+mod history;
 mod impact;
 mod incidents;
 mod joins;
@@ -29,6 +29,7 @@ mod standing;
 mod status;
 mod story;
 mod windows;
+mod worth;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -260,7 +261,7 @@ impl Watch {
     /// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
     /// lines of that signal alone.
     pub fn history(&self, scope: &Scope, only: Option<&str>, now: Time) -> Vec<History> {
-        status::history_of(&self.core, &self.store, scope, only, now)
+        history::history_of(&self.core, &self.store, scope, only, now)
     }
 
     /// The names of the servers that have given no sample yet.
