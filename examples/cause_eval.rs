@@ -161,6 +161,7 @@ fn setup() -> Setup {
             target: TargetId(0),
             kind: Source::Log,
             name: "log".into(),
+            zone: None,
         }],
         targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
         policy: Policy::default(),

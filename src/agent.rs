@@ -6,6 +6,7 @@
 
 mod archive;
 mod awaited;
+mod begin;
 pub mod capture;
 mod commands;
 pub mod compare;
@@ -21,6 +22,7 @@ pub mod plan;
 pub mod pool;
 mod probe;
 pub mod receivers;
+mod recovered;
 pub mod report;
 #[cfg(test)]
 mod simulation;
@@ -34,41 +36,38 @@ pub mod upload;
 pub mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
-use self::awaited::{Awaited, OPEN_LIMIT, Opening};
+use self::awaited::Awaited;
+use self::begin::Begun;
 use self::capture::{CaptureStore, Taken};
 use self::cost::Meter;
 use self::notifier::Notifier;
 use self::plan::{Plan, TargetPlan};
-use self::startup::Opened;
 pub use self::supervise::Aside;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
 use crate::act::bundle::Bundles;
+use crate::act::notify::DeliveryReport;
 use crate::act::state::State;
-use crate::act::systemd;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
-use crate::http::{Server, client};
+use crate::http::Server;
 use crate::observe::effort::{Effort, Stage};
-use crate::observe::outlet::{self, Haste, Seen, outlet};
-use crate::serve::ApiContext;
+use crate::observe::outlet::{Haste, Seen};
+use crate::serve::Command;
 use crate::serve::metrics::Metrics;
-use crate::serve::published::{Publisher, Pulse, publisher};
+use crate::serve::published::Publisher;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::captured::Means;
-use skewtrap_core::capture::keep::{BundleSpace, Keep};
+use skewtrap_core::capture::keep::BundleSpace;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
-use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::observation::{Observation, Problem};
 use skewtrap_core::signal::sample::{Source, TargetId};
@@ -272,139 +271,10 @@ pub struct Run {
 /// The state cannot be opened: another agent has it, or it is broken. Where a folder cannot be written
 /// the watching goes on without windows.
 pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
-    let Run { clock, cancel, mut reloads, on_effect, reload, serves, aside } = run;
-    let mut opening = Opening::begin(&plan, clock);
-    let opened = tokio::time::timeout(OPEN_LIMIT, opening.opened()).await.ok().transpose()?;
-    let awaits_state = opened.is_none();
-    let Opened { state, bundles, found, kept, outbox, token, only_watch } = match opened {
-        Some(opened) => opened,
-        None => {
-            awaited::tell(&opening);
-            Opened::nothing(&plan)?
-        }
-    };
-    let mut store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None };
-    let supervisor = Supervisor::with_aside(aside);
-    let (tx, mut inbox) = mpsc::channel(INBOX);
-    let (outcomes, mut delivered) = mpsc::channel(256);
-    let host = plan::host();
-    let incidents = Some(plan.incident_dir.display().to_string());
-    let origin = Origin { host: host.clone(), incidents, ..Origin::default() };
-    let client = client::client(None).context("no HTTP client")?;
-    let mut notifier =
-        Notifier::start(&plan, origin, &client, (state.clone(), outbox), clock, &supervisor, &outcomes);
-    let (archive, jobs) = mpsc::unbounded_channel();
-    let (folders, until_there) = oneshot::channel();
-    let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
-    let mut setup = plan.setup.clone();
-    setup.policy.watch_only |= only_watch;
-    setup.policy.awaits_state = awaits_state;
-    let now = clock.now();
-    let watch = awaited::watch_of(setup, kept, now);
-    let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
-    startup::sources(&plan.sources, &supervisor, &outlet, clock);
-    let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
-    let unheard = startup::names(&plan.targets);
-    let (publisher, published) = publisher(Pulse { at: now, unheard, ..Pulse::default() });
-    let (effort, haste) = (outlet.effort().clone(), outlet.haste().clone());
-    let metrics = Arc::new(Metrics::of(effort.clone()));
-    let archivist = tokio::spawn(archive::run(until_there, keep, clock, jobs, tx.clone(), metrics.clone()));
-    let start_store = startup::store(&plan, clock, &metrics, &supervisor);
-    let own_token = Arc::new(OnceLock::new());
-    let (commands, mut requests) = mpsc::channel(16);
-    if serves {
-        let context = ApiContext { published, commands, metrics: metrics.clone() };
-        let served = startup::serving(&plan, context, &supervisor, own_token.clone()).await;
-        let page =
-            |at: SocketAddr| plan.external_url.clone().unwrap_or_else(|| plan::page(&at.to_string(), &host));
-        notifier.lead_to(served.map(page));
-    }
-    let no_server = Server::new(client, "", None, None);
-    let known = startup::known(&plan, &no_server);
-    let awaited =
-        Awaited { opening, setup: plan.setup, known: known.clone(), folders, token: own_token, start_store };
-    let awaited = match awaits_state {
-        true => Some(awaited),
-        false => {
-            store.pool = awaited.begin(&bundles, &state, token);
-            None
-        }
-    };
-    let mut agent = Agent {
-        manual_capture: plan.manual_capture,
-        of_one_load: BTreeSet::new(),
-        reload_problem: None,
-        configured: plan.configured,
-        watch,
-        awaited,
-        clock,
-        targets: plan.targets,
-        store,
-        archive,
-        notifier,
-        running: BTreeMap::new(),
-        closing: BTreeMap::new(),
-        no_server,
-        supervisor,
-        windows: CancellationToken::new(),
-        tx,
-        publisher,
-        course: Course::default(),
-        started: now,
-        on_effect,
-        metrics,
-        effort,
-        haste,
-        probes,
-        reload,
-    };
-    let mut effects = Vec::new();
-    let mut ended = Ok(());
-    agent.count_dropped();
-    agent.recover(found, &known, &mut effects);
-    systemd::ready("watching");
-    let mut tick = tokio::time::interval(clock.real(TICK));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut pulse = tokio::time::interval(Duration::from_secs(1));
-    let mut sweep = tokio::time::interval(Duration::from_secs(60));
-    let mut keep_learned = tokio::time::interval(KEEP_LEARNED);
-    keep_learned.reset();
-    loop {
-        let due = agent.until_due();
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => break,
-            Some(report) = delivered.recv() => agent.delivered(report),
-            opened = awaited::opened(&mut agent.awaited) => match opened {
-                Ok(opened) => agent.take_over(opened, &mut effects),
-                // Another agent has the state, say: its windows are that agent's.
-                Err(error) => {
-                    ended = Err(error);
-                    break;
-                }
-            },
-            Some(()) = reloads.recv() => agent.reload_signalled(&mut effects),
-            Some(command) = requests.recv() => agent.command(command, &mut effects),
-            _ = tick.tick() => agent.tick(&mut effects),
-            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => agent.tick(&mut effects),
-            _ = pulse.tick() => {
-                agent.metrics.queue("inbox", inbox.len() + sees.len());
-                agent.beat();
-            }
-            wanted = agent.publisher.wanted() => {
-                agent.effort.clone().count(Stage::Publish, || agent.publish(wanted));
-            }
-            _ = sweep.tick() => agent.sweep(),
-            _ = keep_learned.tick() => agent.save_what_goes_on(),
-            Some(item) = inbox.recv() => agent.take(item, &mut effects),
-            // Last: a log that never ends must not keep the rest from its turn.
-            Some(seen) = sees.recv() => agent.observed(&seen, &mut effects),
-        }
-        agent.carry_out(&mut effects);
-        agent.haste.set(agent.is_in_haste());
-    }
+    let Begun { mut agent, mut inputs, archivist, mut effects } = begin::begin(plan, run).await?;
+    let ended = agent.go_on(&mut inputs, &mut effects).await;
     agent.save_what_goes_on();
-    agent.stop(&mut inbox, &mut sees, &mut delivered).await;
+    agent.stop(&mut inputs).await;
     // That of the disk, where it answered after the start.
     let state = agent.store.state.clone();
     drop(agent);
@@ -412,6 +282,64 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     // What was delivered last would be sent again by the next agent. A disk that hangs keeps nobody longer.
     let _ = crate::world::blocking(move || state.settle(LAST_WRITES)).await;
     ended
+}
+
+/// What the loop hears of.
+struct Inputs {
+    /// Ends it.
+    cancel: CancellationToken,
+    /// What receivers took.
+    delivered: mpsc::Receiver<DeliveryReport>,
+    /// Each one reads the configuration again.
+    reloads: mpsc::Receiver<()>,
+    /// What people ask of it.
+    requests: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<AgentEvent>,
+    /// What the sources saw.
+    sees: mpsc::Receiver<Seen>,
+}
+
+impl Agent {
+    /// The loop, until it is cancelled.
+    ///
+    /// # Errors
+    /// The state answered at last, and is another agent's.
+    async fn go_on(&mut self, inputs: &mut Inputs, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(self.clock.real(TICK));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pulse = tokio::time::interval(Duration::from_secs(1));
+        let mut sweep = tokio::time::interval(Duration::from_secs(60));
+        let mut keep_learned = tokio::time::interval(KEEP_LEARNED);
+        keep_learned.reset();
+        loop {
+            let due = self.until_due();
+            tokio::select! {
+                biased;
+                () = inputs.cancel.cancelled() => return Ok(()),
+                Some(report) = inputs.delivered.recv() => self.delivered(report),
+                // Another agent has the state, say: its windows are that agent's.
+                opened = awaited::opened(&mut self.awaited) => self.take_over(opened?, effects),
+                Some(()) = inputs.reloads.recv() => self.reload_signalled(effects),
+                Some(command) = inputs.requests.recv() => self.command(command, effects),
+                _ = tick.tick() => self.tick(effects),
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => self.tick(effects),
+                _ = pulse.tick() => {
+                    self.metrics.queue("inbox", inputs.inbox.len() + inputs.sees.len());
+                    self.beat();
+                }
+                wanted = self.publisher.wanted() => {
+                    self.effort.clone().count(Stage::Publish, || self.publish(wanted));
+                }
+                _ = sweep.tick() => self.sweep(),
+                _ = keep_learned.tick() => self.save_what_goes_on(),
+                Some(item) = inputs.inbox.recv() => self.take(item, effects),
+                // Last: a log that never ends must not keep the rest from its turn.
+                Some(seen) = inputs.sees.recv() => self.observed(&seen, effects),
+            }
+            self.carry_out(effects);
+            self.haste.set(self.is_in_haste());
+        }
+    }
 }
 
 impl Agent {

@@ -170,6 +170,7 @@ fn setup(budget: Option<f64>) -> Setup {
             target: TargetId(0),
             kind: Source::Log,
             name: "log".into(),
+            zone: None,
         }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy,

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 
 /// The environment variable that marks the processes of a capture, so that a later agent finds them.
-pub const MARK: &str = "SKEWTRAP_INCIDENT";
+pub const INCIDENT_VARIABLE: &str = "SKEWTRAP_INCIDENT";
 
 /// How long after SIGTERM comes SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ pub fn start(argv: &[String], incident: &str) -> Result<Running, CommandError> {
     let (program, args) = argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let child = Command::new(program)
         .args(args)
-        .env(MARK, incident)
+        .env(INCIDENT_VARIABLE, incident)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -36,7 +36,9 @@ impl Agent {
                 Effect::Start { incident, target, plan, receivers } => {
                     self.start(*incident, target, *plan, receivers);
                 }
-                Effect::Changed { change, capture, why } => self.changed(&change, capture, why.as_deref()),
+                Effect::Changed { change, capture, why } => {
+                    self.changed(&change, capture.word(), why.as_deref())
+                }
                 Effect::Cleared { incident } => self.signal(&incident, WindowSignal::Cleared),
                 Effect::Refused { incident, rule, reason, why } => {
                     info!(incident = &*incident, rule = &*rule, reason = reason.word(), "no capture: {why}");

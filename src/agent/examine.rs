@@ -1,10 +1,13 @@
 //! Probes one server once, as the background probe does continuously, and takes a manual window:
 //! what `skewtrap doctor` needs without a running agent.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,9 +27,11 @@ use skewtrap_core::finding::Finding;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::log_reader::{Arrival, LogReader};
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::{catalog, iteration_stats};
 use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// What an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -44,10 +49,17 @@ pub struct Examined {
     pub loads_error: Option<String>,
     /// Why its log cannot be read, if so.
     pub log_error: Option<String>,
+    /// By how much the last stamp of its log differs from when that was written, where that cannot be right.
+    pub log_stamps: Option<String>,
 }
 
 /// Probes the server.
-pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, clock: Clock) -> Examined {
+pub async fn examine(
+    asked: &Server,
+    handle: &TargetPlan,
+    (log, zone): (Option<&Path>, &TimeZone),
+    clock: Clock,
+) -> Examined {
     let mut facts = Facts { sees_log: handle.sees_log, ..Facts::default() };
     for _ in 0..HEALTHS {
         let answered = server::health(asked).await.answered();
@@ -69,6 +81,7 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
         }
         None => None,
     };
+    let log_stamps = log.and_then(|log| stamps_of(log, zone));
     for path in &handle.folders {
         let seen = artifact::room(&handle.paths.agent_view(path));
         facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
@@ -82,7 +95,25 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
     } else {
         read_loads(&mut facts, asked, clock).await.err().map(|e| e.to_string())
     };
-    Examined { facts, info_error, loads_error, log_error }
+    Examined { facts, info_error, loads_error, log_error, log_stamps }
+}
+
+/// So much of a log's end has a line with a stamp.
+const LOG_END: u64 = 64 << 10;
+
+/// When a log was written last is known of its file: the last stamp must agree.
+fn stamps_of(log: &Path, zone: &TimeZone) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let found = file.metadata().ok()?;
+    let written = found.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    file.seek(SeekFrom::Start(found.len().saturating_sub(LOG_END))).ok()?;
+    let mut end = Vec::new();
+    file.take(LOG_END).read_to_end(&mut end).ok()?;
+    let mut reader = LogReader::new(zone.clone());
+    for line in end.split(|byte| *byte == b'\n') {
+        reader.read(line, Arrival::Live(Time::from_epoch_s(written.as_secs_f64())));
+    }
+    reader.disagreement()
 }
 
 async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {

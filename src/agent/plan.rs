@@ -310,7 +310,7 @@ fn next_source(
     let id = SourceId(number.with_context(|| {
         format!("more than {FIRST_HOST} logs, pages and queries: watch fewer servers with one agent")
     })?);
-    named.push(WatchedSource { id, target, kind, name: name.into() });
+    named.push(WatchedSource { id, target, kind, name: name.into(), zone: None });
     Ok(id)
 }
 
@@ -352,6 +352,10 @@ fn add_sources(
     }
     for log in &target.logs {
         let source = next_source(named, plan.target, Source::Log, &log.path)?;
+        let zone = log.zone.as_ref().map(|name| TimeZone::get(name).with_context(|| format!("zone {name}")));
+        if let (Some(zone), Some(named)) = (zone.transpose()?, named.last_mut()) {
+            named.zone = Some(zone);
+        }
         let from_start = log.from_start || flags.from_start;
         let path = PathBuf::from(&log.path);
         sources.push(SourcePlan::Tail(tail::Config { target: plan.target, source, path, from_start }));

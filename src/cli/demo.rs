@@ -247,7 +247,7 @@ fn print_effect(effect: &Effect, clock: StageClock, was_firing: bool) {
                 finding.onset_error_s,
             ));
             if let Some(why) = why {
-                print_line(&format!("            its capture is {capture}: {why}"));
+                print_line(&format!("            its capture is {}: {why}", capture.word()));
             }
         }
         Effect::Changed { change, .. } if change.state == RuleState::Idle && was_firing => {

@@ -140,13 +140,14 @@ async fn all(
             checks.add(target, true, "server", "only its logs are read; nothing is captured on it".into());
             continue;
         };
-        let log = plan.sources.iter().find_map(|source| match source {
-            SourcePlan::Tail(c) if c.target == target.target && c.path.as_os_str() != "-" => {
-                Some(c.path.clone())
-            }
+        let tail = plan.sources.iter().find_map(|source| match source {
+            SourcePlan::Tail(c) if c.target == target.target && c.path.as_os_str() != "-" => Some(c),
             _ => None,
         });
-        let examined = examine(server, target, log.as_deref(), clock).await;
+        let own = tail.and_then(|c| plan.setup.sources.iter().find(|named| named.id == c.source));
+        let zone = own.and_then(|named| named.zone.as_ref()).unwrap_or(&plan.setup.zone);
+        let log = tail.map(|c| c.path.clone());
+        let examined = examine(server, target, (log.as_deref(), zone), clock).await;
         checks.server(target, &examined, clock.now());
         checks.watched(target, &examined.facts, rules, (server, plan.targets.len()));
         for rule in rules {
@@ -308,6 +309,9 @@ impl Checks {
             (true, None, None) => (Level::Ok, "is read; nobody else's profile is open".into()),
         };
         self.add(target, level, "log", message);
+        if let Some(stamps) = &examined.log_stamps {
+            self.add(target, Level::Warn, "log", stamps.clone());
+        }
     }
 
     /// What of the server can be watched: silence is no health where nothing can fire.
@@ -404,7 +408,7 @@ impl Checks {
             incident: &incident,
             firing: "",
             may_predate_start: false,
-            badness: 1.0,
+            times_bound: 1.0,
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(1), ..HttpWindow::default() });
         let ledger: Ledger = state.ledger()?;

@@ -125,6 +125,7 @@ pub fn sources_of(inputs: &[Input]) -> Vec<WatchedSource> {
             Format::Loads => Source::Loads,
         },
         name: input.path.display().to_string().into(),
+        zone: None,
     };
     inputs.iter().map(source).collect()
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use super::playback::{self, Recordings};
 use super::{Format, rule_files};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
+use skewtrap_core::incident::CaptureState;
 use skewtrap_core::rule::{Change, How};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::watch::{Effect, Watch, WatchedTarget};
@@ -97,7 +98,7 @@ fn play_all(replay: &mut Replay, watch: &mut Watch, form: Form, out: &mut impl W
     Ok(())
 }
 
-/// The lines in their order. One whose harm is still being looked at waits for the decision, so that
+/// The lines in their order. One whose impact is still being looked at waits for the decision, so that
 /// each state change is one line that says what came of it.
 #[derive(Debug, Default)]
 struct Lines {
@@ -112,7 +113,9 @@ impl Lines {
                 == (&change.rule.name, &change.target, &change.group)
         };
         let undecided = self.waiting.iter_mut().find_map(|e| match e {
-            Effect::Changed { change, capture, why } if *capture == LOOKING && same(change) => {
+            Effect::Changed { change, capture, why }
+                if *capture == CaptureState::Undecided && same(change) =>
+            {
                 Some((capture, why))
             }
             _ => None,
@@ -122,7 +125,8 @@ impl Lines {
             (None, How::Weighed) => {}
             (undecided, _) => {
                 if let Some((waiting, reason)) = undecided {
-                    (*waiting, *reason) = ("refused", Some("it cleared before its harm was known".into()));
+                    (*waiting, *reason) =
+                        (CaptureState::Refused, Some("it cleared before its impact was known".into()));
                 }
                 self.waiting.push_back(Effect::Changed { change, capture, why });
             }
@@ -130,23 +134,24 @@ impl Lines {
     }
 
     fn next(&mut self) -> Option<Effect> {
-        let waits = |e: &Effect| matches!(e, Effect::Changed { capture, .. } if *capture == LOOKING);
+        let waits =
+            |e: &Effect| matches!(e, Effect::Changed { capture, .. } if *capture == CaptureState::Undecided);
         self.waiting.pop_front_if(|e| !waits(e))
     }
 }
 
-/// The word of a capture that waits until the harm was looked at.
-const LOOKING: &str = "looking";
-
 fn print_effect(effect: &Effect, form: Form, out: &mut impl Write) -> io::Result<()> {
     match effect {
         Effect::Changed { change, capture, why } if form.json => {
-            serde_json::to_writer(&mut *out, &change.line(capture, why.as_deref()))?;
+            serde_json::to_writer(&mut *out, &change.line(capture.word(), why.as_deref()))?;
             out.write_all(b"\n")
         }
         Effect::Changed { change, capture, why } => {
             // `done` would read as if something had been captured.
-            let capture = if *capture == "done" { "would have started already" } else { capture };
+            let capture = match capture {
+                CaptureState::Done => "would have started already",
+                capture => capture.word(),
+            };
             writeln!(out, "{:.3}  {}", change.at, change.text(capture, why.as_deref()))
         }
         Effect::Store { incident } if form.causes => match &incident.cause {

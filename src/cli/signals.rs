@@ -135,6 +135,8 @@ mod tests {
             place: place.into(),
             state,
             problem: problem.map(Into::into),
+            is_behind: false,
+            remark: None,
             last,
             lag_s: None,
             samples: 0,

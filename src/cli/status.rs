@@ -144,8 +144,8 @@ fn target_text(target: &TargetStatus, now: Time) -> String {
         None => format!("{} {version}, ", target.engine),
     };
     let mut text = format!("{}: {engine}{}", target.name, counted(target.rank_count(), "rank"));
-    if let Some(since) = target.unanswered_since {
-        text += &format!("; does NOT answer since {}", utc(since));
+    if let Some(why) = target.why_old() {
+        text += &format!("; {why}");
     }
     let newest = target.ranks.iter().filter_map(|rank| rank.signals.get("load")).map(|s| s.at).max();
     let age = newest.map(|at| now.since(at)).filter(|age| *age > OF_NOW);
@@ -171,7 +171,11 @@ fn target_text(target: &TargetStatus, now: Time) -> String {
     }
     for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
         let problem = source.problem.as_deref().unwrap_or("it gives nothing");
-        text += &format!("\n  {} fails: {problem}", source.kind);
+        let fails = if source.is_behind { "is left" } else { "fails" };
+        text += &format!("\n  {} {fails}: {problem}", source.kind);
+    }
+    for (kind, remark) in target.sources.iter().filter_map(|s| Some((&s.kind, s.remark.as_ref()?))) {
+        text += &format!("\n  {kind}: {remark}");
     }
     text
 }
@@ -180,7 +184,7 @@ fn target_text(target: &TargetStatus, now: Time) -> String {
 mod tests {
     use super::*;
     use skewtrap_core::rule::Severity;
-    use skewtrap_core::status::{GroupStatus, RankStatus, Silence};
+    use skewtrap_core::status::{GroupStatus, RankStatus, Silence, SourceStatus};
     use skewtrap_trace::rank::Rank;
 
     #[test]
@@ -263,10 +267,40 @@ mod tests {
             target_text(&frozen, now).ends_with("; load DP0 7, DP1 9 (36 s ago)"),
             "its clock stands still"
         );
+        let behind = TargetStatus { sources: vec![left_source()], ..target.clone() };
+        let text = target_text(&behind, now);
+        assert!(text.contains("sglang of unknown version") && !text.contains("NOT answered"), "{text}");
+        assert!(text.contains("; answers, but the agent is BEHIND with what it says; load"), "{text}");
+        assert!(text.ends_with("\n  loads is left: the agent is behind"), "{text}");
+        let odd = SourceStatus {
+            kind: "log".into(),
+            state: SourceState::Ok,
+            remark: Some("its lines are stamped 1 h before they arrive".into()),
+            is_behind: false,
+            ..left_source()
+        };
+        let text = target_text(&TargetStatus { sources: vec![odd], ..target.clone() }, now);
+        assert!(text.ends_with("\n  log: its lines are stamped 1 h before they arrive"), "{text}");
         let lost = TargetStatus { unanswered_since: Some(at + Duration::from_secs(1)), ..target };
         let text = target_text(&lost, at + Duration::from_secs(82));
-        let told = "; does NOT answer since 2026-11-24 03:48:47.1 UTC; load 82 s ago DP0 7, DP1 9";
+        let told = "; has NOT answered since 2026-11-24 03:48:47.1 UTC; load 82 s ago DP0 7, DP1 9";
         assert!(text.ends_with(told), "{text}");
+    }
+
+    /// One whose answers the agent has no room for.
+    fn left_source() -> SourceStatus {
+        SourceStatus {
+            kind: "loads".into(),
+            place: "http://10.0.0.7:30000/v1/loads".into(),
+            state: SourceState::Failing,
+            problem: Some("the agent is behind".into()),
+            is_behind: true,
+            remark: None,
+            last: None,
+            lag_s: None,
+            samples: 0,
+            dropped: 0,
+        }
     }
 
     #[test]

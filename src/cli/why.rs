@@ -98,9 +98,11 @@ fn state_text(group: &GroupStatus) -> String {
     let since = group.since.map(|s| format!(" since {}", utc(s))).unwrap_or_default();
     let why_has_value = group.why.contains(&group.statistic.replacen(" of ", "(", 1));
     let value = match (group.value, group.bound) {
-        (Some(value), _) if group.statistic.starts_with("factors of ") => {
-            format!("    {} times the bound at which it is told\n", figure(value))
-        }
+        // Of what does not fire `why` says how far it is from that.
+        (Some(value), _) if group.statistic.starts_with("factors of ") => match group.state {
+            RuleState::Firing => format!("    it is {} times the bound at which it is told\n", figure(value)),
+            _ => String::new(),
+        },
         (Some(value), Some(bound)) if !why_has_value => {
             format!("    {} is {}, fires at {}\n", group.statistic, figure(value), figure(bound))
         }
@@ -177,6 +179,28 @@ mod tests {
         assert!(
             text.contains(
                 "  silenced: every rule on every server until 2026-11-24 03:48:46.1 UTC (load test)\n"
+            ),
+            "{text}"
+        );
+        let factors = |state, why: &str| GroupStatus {
+            state,
+            why: why.into(),
+            statistic: "factors of load".into(),
+            since: None,
+            refused: None,
+            ..rule.groups[0].clone()
+        };
+        let groups = vec![factors(RuleState::Idle, "nothing departs from what is usual")];
+        insta::assert_snapshot!(text_of(&RuleStatus { groups, ..rule.clone() }, &[]), @r"
+        dp-load-skew
+          server role=unified: idle
+            nothing departs from what is usual
+        ");
+        let groups = vec![factors(RuleState::Firing, "firing since then: DP2 is high")];
+        let text = text_of(&RuleStatus { groups, ..rule.clone() }, &[]);
+        assert!(
+            text.ends_with(
+                "    firing since then: DP2 is high\n    it is 1.82 times the bound at which it is told\n"
             ),
             "{text}"
         );

@@ -19,8 +19,9 @@ use super::names::Names;
 use super::quantity::Span;
 use super::signal::signal_of;
 use super::tree::Place;
+use skewtrap_core::factor::Factor;
 use skewtrap_core::finding::Side;
-use skewtrap_core::rule::{Combine, Condition, Direction, Statistic, Trigger};
+use skewtrap_core::rule::{Combine, Condition, Direction, FactorSet, Statistic, Trigger};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::sample::Signal;
 
@@ -253,8 +254,8 @@ pub fn describe(clause: Clause, trigger: &Trigger) -> String {
         .map(|c| {
             let (clears, hold) = (clause == Clause::Clear, hold_suffix(c.hold));
             if c.statistic == Statistic::Factors {
-                let verb = if clears { "are as usual" } else { "depart" };
-                return format!("factors({}) {verb}{hold}", c.factors.words());
+                let verb = if clears { "is as usual" } else { "departs from what is usual" };
+                return format!("a rank's {} {verb}{hold}", listed(c.factors));
             }
             let sign = match (c.direction, clears) {
                 (Direction::Above, false) => ">",
@@ -270,6 +271,15 @@ pub fn describe(clause: Clause, trigger: &Trigger) -> String {
         })
         .collect();
     format!("{}{}", conditions.join(word), hold_suffix(trigger.hold))
+}
+
+/// `share of the requests, speed at equal work or work a request`.
+fn listed(factors: FactorSet) -> String {
+    let nouns: Vec<&str> = Factor::ALL.into_iter().filter(|f| factors.has(*f)).map(Factor::noun).collect();
+    match &nouns[..] {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        nouns => nouns.concat(),
+    }
 }
 
 impl ConditionText {

@@ -27,8 +27,8 @@ use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 
-/// From which share of the requests on a harm is worth a window.
-const MIN_HARM: f64 = 0.05;
+/// An impact on this share of the requests is worth a window.
+const MIN_IMPACT: f64 = 0.05;
 
 /// One rule.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -59,8 +59,11 @@ pub struct RuleText {
     min_mean: Field<f64>,
     /// No verdict on a group with fewer members. Default 2.
     min_members: Field<u32>,
-    /// No window for a trouble whose harm, the share of all requests that would be better off were the load even, is
+    /// No window for a trouble whose impact, the share of all requests that would be better off were the load even, is
     /// smaller, where it is known (the rules on `factors`). Default 0.05.
+    min_impact: Field<f64>,
+    /// The old name of `min_impact`.
+    #[cfg_attr(test, schemars(extend("deprecated" = true)))]
     min_harm: Field<f64>,
     /// What it finds while a trouble that a rule on `factors` tells is under way on its server, or has just ended, is a
     /// symptom of that trouble and no incident of its own. Default `false`.
@@ -183,15 +186,7 @@ pub fn check(
         let at = text.min_members.place().unwrap_or(place);
         findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
     }
-    if let (Some(harm), Some(at)) = (text.min_harm.get(), text.min_harm.place())
-        && !(0.0..=1.0).contains(harm)
-    {
-        findings.error(
-            at,
-            "`min_harm` is a share of the requests, from 0 to 1",
-            Some("write 0.05, say".into()),
-        );
-    }
+    let min_impact = min_impact_of(text, findings);
     let at = [&text.across.place(), &text.within.place(), &text.trigger.place()].into_iter().find_map(|p| *p);
     check_factors(trigger.as_ref(), &across, &within, at.unwrap_or(place), findings);
     let severity = text.severity.or(Severity::Warning);
@@ -218,7 +213,7 @@ pub fn check(
         only_if,
         min_mean: settings.resolve("min_mean", &text.min_mean, 0.0),
         min_members: min_members as usize,
-        min_harm: settings.resolve("min_harm", &text.min_harm, MIN_HARM),
+        min_impact: settings.resolve("min_impact", min_impact, MIN_IMPACT),
         joins_trouble: settings.resolve("joins_trouble", &text.joins_trouble, false),
         capture,
         limits,
@@ -228,6 +223,30 @@ pub fn check(
     };
     let place = text.name.place().unwrap_or(place);
     Some(CheckedRule { rule, settings, file: findings.file().clone(), place })
+}
+
+/// `min_impact`, or what is written under its old name.
+fn min_impact_of<'t>(text: &'t RuleText, findings: &mut Findings<'_>) -> &'t Field<f64> {
+    if let Some(at) = text.min_harm.place() {
+        match text.min_impact.is_absent() {
+            true => {
+                findings.warn(at, "`min_harm` is called `min_impact` now", Some("write `min_impact`".into()))
+            }
+            false => findings.error(
+                at,
+                "`min_harm` is the old name of `min_impact`, which is set too",
+                Some("take `min_harm` out".into()),
+            ),
+        }
+    }
+    let field = if text.min_impact.is_absent() { &text.min_harm } else { &text.min_impact };
+    if let Some((share, at)) = field.placed()
+        && !(0.0..=1.0).contains(share)
+    {
+        let hint = Some("write 0.05, say".into());
+        findings.error(at, "`min_impact` is a share of the requests, from 0 to 1", hint);
+    }
+    field
 }
 
 fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -> Option<Arc<str>> {

@@ -248,7 +248,7 @@ impl Poller {
         self.ask(path, accept, hint, pieces).await?;
         if is_full {
             let url = format!("{}{path}", self.config.server.base()).into();
-            return Err(Problem::NoAnswer { url, why: BEHIND.to_owned() });
+            return Err(Problem::Behind { url });
         }
         Ok(Answer::Whole(body, held))
     }
@@ -290,7 +290,6 @@ enum Answer {
 const NO_METRICS: &str =
     "SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`";
 const NO_ITERATIONS: &str = "TensorRT-LLM's iteration statistics are not there; is `engine: tensorrt_llm` right, and the url that of trtllm-serve?";
-const BEHIND: &str = "the agent is behind with what it has read and takes nothing more";
 
 const NO_LOADS: &str =
     "neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read";
@@ -468,6 +467,17 @@ mod tests {
             reports[0].starts_with("nothing answers at SERVER/v1/loads (Connection refused"),
             "{reports:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_agent_without_room_for_an_answer_blames_itself_and_not_the_server() {
+        let (base, _) = server(vec![(200, "[1234567]")]).await;
+        let mut poller = poller(&base, Page::Loads);
+        let _others = poller.room.try_hold(1 << 20).expect("nobody holds any");
+        let seen: Vec<_> = poller.turn().await.into_iter().flatten().map(|(seen, _)| seen).collect();
+        let [Observation::State { problem: Some(problem), .. }] = &seen[..] else { panic!("{seen:?}") };
+        assert!(matches!(problem, Problem::Behind { .. }), "{problem}");
+        assert!(problem.to_string().contains("the server is not to blame"), "{problem}");
     }
 
     #[tokio::test]

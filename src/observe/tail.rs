@@ -136,6 +136,7 @@ struct Log {
     /// Whether it had lines a moment ago.
     is_busy: bool,
     truncations: u64,
+    lost_files: u64,
 }
 
 impl Log {
@@ -143,7 +144,17 @@ impl Log {
         let follow = Follow::new(&config.path, config.from_start);
         let (reported, watched) = Default::default();
         let path = config.path.to_string_lossy().into();
-        Self { config, path, follow, reported, watched, is_due: true, is_busy: false, truncations: 0 }
+        Self {
+            config,
+            path,
+            follow,
+            reported,
+            watched,
+            is_due: true,
+            is_busy: false,
+            truncations: 0,
+            lost_files: 0,
+        }
     }
 }
 
@@ -259,8 +270,8 @@ impl Reporter {
 
     fn report(&mut self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
         let path = log.path.clone();
-        self.warn_of_truncation(log, &path);
-        let long_lines = log.follow.long_lines();
+        self.warn_of_loss(log, &path);
+        let (long_lines, lost_files) = (log.follow.long_lines(), log.follow.lost_files());
         let is_backlog = matches!(&polled, Ok(polled) if polled.is_backlog);
         let problem = match polled {
             Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
@@ -268,6 +279,7 @@ impl Reporter {
             }
             Err(e) => Some(Problem::Unreadable { path, why: e.to_string() }),
             Ok(polled) if polled.is_missing => Some(Problem::NoFile { path }),
+            Ok(_) if lost_files > 0 => Some(Problem::LostFiles { path, files: lost_files }),
             Ok(_) if long_lines > 0 => Some(Problem::LongLines { path, lines: long_lines }),
             Ok(_) => None,
         };
@@ -317,7 +329,13 @@ impl Reporter {
         }
     }
 
-    fn warn_of_truncation(&self, log: &mut Log, path: &str) {
+    fn warn_of_loss(&self, log: &mut Log, path: &str) {
+        let lost = log.follow.lost_files();
+        if std::mem::replace(&mut log.lost_files, lost) != lost {
+            tracing::warn!(
+                "log {path} is rotated faster than it can be read: {lost} of its files were lost so far"
+            );
+        }
         let truncations = log.follow.truncations();
         if std::mem::replace(&mut log.truncations, truncations) != truncations {
             let unseen = log.follow.unseen();

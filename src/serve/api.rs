@@ -40,19 +40,23 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
 /// Whether every server has a source that gives samples. The answer names those that have none. One that does not
 /// answer any more takes nobody's page away: what was seen of it is what people want to look at then.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let Pulse { unheard, unanswered, .. } = shared.context.published.pulse();
+    let Pulse { unheard, unanswered, behind, .. } = shared.context.published.pulse();
     if !unheard.is_empty() {
         let why = format!("no sample yet from {}", unheard.join(", "));
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
-    let silent: Vec<String> = unanswered
+    let silent = unanswered
         .iter()
         .take(SERVERS)
-        .map(|(name, since)| format!("{name} does not answer since {}", utc(*since)))
-        .collect();
-    match silent.is_empty() {
+        .map(|(name, since)| format!("{name} has not answered since {}", utc(*since)));
+    let left = (!behind.is_empty()).then(|| {
+        let names = behind.iter().take(SERVERS).map(|name| &**name).collect::<Vec<_>>().join(", ");
+        format!("the agent is behind, and leaves answers of {names}")
+    });
+    let but: Vec<String> = silent.chain(left).collect();
+    match but.is_empty() {
         true => "ready\n".into_response(),
-        false => format!("ready, but {}\n", silent.join(", ")).into_response(),
+        false => format!("ready, but {}\n", but.join(", ")).into_response(),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Pulse {
     pub unheard: Arc<[Arc<str>]>,
     /// The servers that do not answer, and since when.
     pub unanswered: Arc<[(Arc<str>, Time)]>,
+    /// The servers with whose answers the agent is behind.
+    pub behind: Arc<[Arc<str>]>,
 }
 
 /// Of the parts of the status that were asked for, so many are kept for who asks next.
@@ -105,7 +107,8 @@ impl Publisher {
         let unheard = status.targets.iter().filter(is_unheard).map(|t| t.name.clone()).collect();
         let since = |t: &skewtrap_core::status::TargetStatus| Some((t.name.clone(), t.unanswered_since?));
         let unanswered = status.targets.iter().filter_map(since).collect();
-        self.beat(Pulse { at: status.at, unheard, unanswered });
+        let behind = status.targets.iter().filter(|t| t.is_behind()).map(|t| t.name.clone()).collect();
+        self.beat(Pulse { at: status.at, unheard, unanswered, behind });
         let history = status.history.clone();
         let names: Vec<Arc<str>> = status.targets.iter().map(|target| target.name.clone()).collect();
         self.history

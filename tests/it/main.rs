@@ -81,8 +81,13 @@ mod watch {
     mod death;
     mod escalation;
     mod follow_up;
-    mod harm;
     mod incident;
     mod lockstep;
     mod stuck;
+    mod worth;
 }
+
+/// The turns of agents are those of the tests of the store, by another lease.
+#[cfg(feature = "fleet")]
+#[path = "../../crates/fleet/tests/it/turns.rs"]
+mod turns;

@@ -157,6 +157,28 @@ fn many_renames_under_a_busy_writer() {
 }
 
 #[test]
+fn files_that_are_rotated_away_before_there_is_room_for_them_are_counted() {
+    let mut scene = Scene::new();
+    scene.write(200_000);
+    for turn in 0..40 {
+        scene.rename("server.log", &format!("server.log.{turn}"));
+        scene.append("server.log").write_all(b"of a file in a hurry\n").expect("written");
+        // So little at a time that the first file is not left.
+        scene.follow.poll(1, false, &mut scene.out).expect("readable");
+    }
+    assert_eq!(scene.follow.lost_files(), 8, "32 are held; the last one still waits for its turn");
+    scene.poll();
+    scene.ticks(4);
+    assert_eq!(scene.follow.lost_files(), 8);
+    let lines = scene.out.split(|byte| *byte == b'\n');
+    assert_eq!(
+        lines.filter(|line| *line == b"of a file in a hurry").count(),
+        32,
+        "31 and the one that waited"
+    );
+}
+
+#[test]
 fn copytruncate_with_a_slow_writer() {
     let mut scene = Scene::new();
     let mut file = scene.append("server.log");

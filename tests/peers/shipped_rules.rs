@@ -42,7 +42,7 @@ fn replayed(format: Format, path: &str) -> Option<Vec<Change>> {
         catalog: Arc::new(catalog),
         own: Default::default(),
         pages: Vec::new(),
-        sources: vec![WatchedSource { id: source, target, kind, name: path.into() }],
+        sources: vec![WatchedSource { id: source, target, kind, name: path.into(), zone: None }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),
         ledger: Ledger::default(),

@@ -12,7 +12,8 @@ use skewtrap::serve::metrics::Metrics;
 use skewtrap::serve::published::{Publisher, Pulse, publisher};
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::capture::refusal::Reason;
-use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused};
+use skewtrap_core::finding::Finding;
+use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused, STANDING};
 use skewtrap_core::message::sample;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::rule::Severity;
@@ -281,6 +282,8 @@ fn status(started: Time) -> Status {
         place: place.into(),
         state,
         problem: problem.map(str::to_owned),
+        is_behind: false,
+        remark: None,
         last: Some(at),
         lag_s: Some(0.02),
         samples: 5200,
@@ -514,7 +517,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     agent.publisher.stand(again);
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("and was captured again: 4 files")).await;
-    browser.until(&said("at 1.68 times the bound; DP2 has more to do")).await;
+    browser.until(&said("at 1.68 times its bound; DP2 has more to do")).await;
     browser.until("document.querySelectorAll('#incident iframe').length === 2").await;
     browser.until("document.body.innerText.includes('it is captured again from 4.50 times on')").await;
 
@@ -538,6 +541,56 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.getElementById('trouble').hidden").await;
     browser.until("document.querySelector('.rank.blamed') === null && document.title === 'skewtrap'").await;
 
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_incident_says_since_when_for_how_long_and_whom_its_verdict_was_held_against() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let started = wall_time();
+    let of = |change: &dyn Fn(&mut Incident)| {
+        let mut status = status(started);
+        change(&mut status.incidents[0]);
+        status
+    };
+    let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), of(&|_| {})).await;
+    browser.open(&format!("http://{}/", agent.address)).await;
+    browser.until("document.querySelector('#incidents a') !== null").await;
+    browser.eval("document.querySelector('#incidents a').click()").await;
+    let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
+    browser.until(&said("61 % of it in attention")).await;
+    assert_eq!(browser.eval(&said("Compared while")).await, false);
+    agent.publisher.stand(of(&|incident| {
+        let finding = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
+        incident.blame(finding, incident.fired_at);
+    }));
+    browser.until(&said("(Compared while DP2 was blamed: it confirms nothing of DP0.)")).await;
+    agent.publisher.stand(of(&|incident| {
+        incident.resolve(incident.fired_at + Duration::from_secs(60));
+        incident.ended_unseen = true;
+    }));
+    browser.until(&said("; its end was not seen, since the agent was restarted: it was over at")).await;
+    agent.publisher.stand(of(&|incident| incident.rule = STANDING.into()));
+    browser.until(&said(", when its ranks were first compared")).await;
+    agent.publisher.stand(of(&|incident| {
+        incident.finding.measured.as_mut().unwrap().signal = "stuck".into();
+        (incident.impact, incident.usual_pause_s) = (None, Some(1.4));
+    }));
+    browser.until(&said("stuck: it had stood still for 4 s when that was found; ranks with work have paused for 1.4 s at most here")).await;
+    assert_eq!(browser.eval(&said("times the bound")).await, false);
+
+    let mut behind = status(started);
+    behind.targets[0].sources[0].is_behind = true;
+    agent.publisher.stand(behind);
+    browser
+        .until("document.body.innerText.includes('answers, but the agent is BEHIND with what it says')")
+        .await;
+    let mut lost = status(started);
+    lost.targets[0].unanswered_since = Some(started);
+    agent.publisher.stand(lost);
+    browser.until("document.body.innerText.includes('has NOT answered since')").await;
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
     agent.stop().await;
 }

@@ -39,9 +39,33 @@ pub struct Finding {
     /// What departed in the course of it, in order, where factors are watched: the first is the cause.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub symptoms: Vec<Symptom>,
-    /// What it costs the clients, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Its impact on the clients, where that is known.
+    #[serde(flatten, with = "under_both_names")]
     pub harm: Option<Harm>,
+}
+
+/// The impact in JSON, where `schema_version` 1 called it `harm`: that name stays beside the new one as long as the version does.
+mod under_both_names {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Harm;
+
+    #[derive(Deserialize, Serialize)]
+    struct Named<H> {
+        #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+        impact: Option<H>,
+        #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+        harm: Option<H>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(impact: &Option<Harm>, to: S) -> Result<S::Ok, S::Error> {
+        Named { impact: impact.as_ref(), harm: impact.as_ref() }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Harm>, D::Error> {
+        let Named { impact, harm } = Named::deserialize(from)?;
+        Ok(impact.or(harm))
+    }
 }
 
 /// A factor of a member's load that departed from what is usual.
@@ -57,7 +81,7 @@ pub struct Symptom {
     pub side: Side,
 }
 
-/// What a trouble costs the clients.
+/// The impact of a trouble on the clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Harm {
     /// Requests that would be better off, were the load even, as a share of all.
@@ -289,5 +313,21 @@ mod tests {
         json["statistic"] = "max_over_mean".into();
         let measured = serde_json::from_value::<Finding>(json).expect("it is read").measured;
         assert_eq!(measured.map(|m| m.statistic), Some(Statistic::MaxOverMean));
+    }
+    #[test]
+    fn the_impact_of_a_finding_has_its_old_name_in_json_too_and_is_read_under_either() {
+        let mut known = Finding::of(Labels::default(), Side::High, Time::from_epoch_s(5.0));
+        known.harm = Some(Harm { share: 0.4, requests: 12.0, reason: "excess".into() });
+        let json = serde_json::to_value(&known).expect("it serialises");
+        assert_eq!((&json["impact"], &json["impact"]["share"]), (&json["harm"], &0.4.into()), "{json}");
+        for name in ["impact", "harm"] {
+            let mut json = json.clone();
+            json.as_object_mut().expect("an object").remove(name);
+            assert_eq!(serde_json::from_value::<Finding>(json).expect("it is read"), known);
+        }
+        known.harm = None;
+        let json = serde_json::to_value(&known).expect("it serialises");
+        assert!(json.get("impact").is_none() && json.get("harm").is_none(), "{json}");
+        assert_eq!(serde_json::from_value::<Finding>(json).expect("it is read"), known);
     }
 }

@@ -9,18 +9,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::capture::{CaptureOutcome, Refused};
+pub use self::capture::{CaptureOutcome, CaptureState, Refused};
 pub use self::impact::{BeforeAndNow, Impact};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::cause::Cause;
-use crate::finding::{Finding, Side};
+use crate::factor::Factor;
+use crate::finding::{Finding, Side, Statistic};
 use crate::rule::Severity;
-use skewtrap_trace::Comparison;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::RankId;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Confidence, Kind, Place};
+use skewtrap_trace::{Comparison, Suspect};
 
 /// An incident's id: unique and sortable, `20261124T034845Z-dp-load-skew-3f9a`.
 pub type IncidentId = Arc<str>;
@@ -93,6 +94,9 @@ pub struct Incident {
     /// How often it came back soon after it was taken to be over, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub returned: Vec<Returned>,
+    /// Of a rank that hangs with work: the longest pause of one that did not, on that server so far, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usual_pause_s: Option<f64>,
     /// Whether its capture was taken for later ones of the server to be compared with.
     #[serde(default, rename = "baseline", skip_serializing_if = "std::ops::Not::not")]
     pub is_baseline: bool,
@@ -136,8 +140,18 @@ impl Incident {
             joined: Vec::new(),
             ended_unseen: false,
             returned: Vec::new(),
+            usual_pause_s: None,
             is_baseline: false,
         }
+    }
+
+    /// Of a rank that hangs: when that was found, after the onset from which on it stands still.
+    pub fn found_stuck(&self) -> Option<Time> {
+        let measured = self.finding.measured.as_ref()?;
+        let is_stuck = measured.statistic == Statistic::Factors && *measured.signal == *STUCK;
+        // Another rule may have told the incident before, for another factor.
+        let seen = self.finding.symptoms.iter().find(|s| *s.factor == *STUCK && s.rank == self.finding.rank);
+        is_stuck.then(|| seen.map_or(self.fired_at, |s| s.at))
     }
 
     /// Whether later captures may be compared with its own: it was taken for that, and no rank stood out in it.
@@ -166,6 +180,23 @@ impl Incident {
                 self.blamed_before.remove(1);
             }
             self.blamed_before.push(Blamed { rank, side, until: at });
+        }
+        let verdicts = self.earlier.iter_mut().map(|earlier| &mut earlier.verdict);
+        for verdict in verdicts.chain([&mut self.verdict]) {
+            *verdict = verdict.take().map(|verdict| verdict.under(&self.finding));
+        }
+    }
+
+    /// Its ranks were compared, in its capture of that number.
+    pub fn conclude(&mut self, window: usize, verdict: VerdictNote) {
+        let verdict = verdict.under(&self.finding);
+        if window == self.window() {
+            self.verdict = Some(verdict);
+            if self.state == IncidentState::Captured {
+                self.state = IncidentState::Compared;
+            }
+        } else if let Some(earlier) = self.earlier.get_mut(window.saturating_sub(1)) {
+            earlier.verdict = Some(verdict);
         }
     }
 
@@ -274,6 +305,9 @@ pub struct EarlierCapture {
     /// The verdict of comparing its ranks.
     pub verdict: Option<VerdictNote>,
 }
+
+/// The factor of a rank that hangs.
+const STUCK: &str = Factor::Stuck.word();
 
 /// The rule of an incident that is a standing imbalance: one that was there before anything could be compared.
 pub const STANDING: &str = "standing-imbalance";
@@ -413,6 +447,26 @@ pub struct VerdictNote {
     pub confidence: Confidence,
     /// Whether it confirms what fired the rule; `None` when that cannot be determined.
     pub confirms: Option<bool>,
+    /// Whom the incident was blamed on when its ranks were compared: what it was held against; absent where nobody was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<Suspect>,
+}
+
+impl VerdictNote {
+    /// The rank that the incident was blamed on when its ranks were compared, where `finding` blames another by now, or the
+    /// same for the opposite: the verdict says nothing of that.
+    pub fn of_another(&self, finding: &Finding) -> Option<&Labels> {
+        let suspect = self.suspect.as_ref()?;
+        (*suspect != finding.suspect()).then_some(&suspect.rank)
+    }
+
+    /// The same verdict under that blame: it confirms nobody whom it was not held against.
+    fn under(mut self, finding: &Finding) -> Self {
+        if self.of_another(finding).is_some() {
+            self.confirms = None;
+        }
+        self
+    }
 }
 
 impl From<&Comparison> for VerdictNote {
@@ -426,6 +480,7 @@ impl From<&Comparison> for VerdictNote {
             lost_ms_per_step: v.lost_ms_per_step,
             confidence: v.confidence,
             confirms: v.confirms,
+            suspect: None,
         }
     }
 }

@@ -22,7 +22,7 @@ pub use self::facts::{Facts, serving};
 pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;
-pub use self::words::{bytes, counted, deviation, figure, rank_name, seconds, utc};
+pub use self::words::{bytes, counted, deviation, figure, rank_name, seconds, stood_still, utc};
 use crate::capture::refusal::Reason;
 use crate::incident::{CaptureOutcome, Incident, Returned};
 use skewtrap_trace::time::Time;
@@ -218,7 +218,7 @@ fn headline(incident: &Incident, update: Update) -> String {
             format!("it got worse, and nothing more is captured on {target}{rank}")
         }
         Update::Refused => {
-            let why = incident.capture.refused().map(|r| r.reason.word().replace('_', " "));
+            let why = incident.capture.refused().map(|r| r.reason.phrase());
             let why = why.filter(|why| !why.is_empty()).map_or_else(String::new, |why| format!(" ({why})"));
             match incident.finding.measured.is_some() {
                 true => format!("{} on {target}; no window{why}", words::deviation(&incident.finding)),
@@ -233,7 +233,11 @@ fn headline(incident: &Incident, update: Update) -> String {
             _ => format!("the capture on {target} failed{rank}"),
         },
         Update::Verdict => match &incident.verdict {
-            Some(verdict) => format!("{} on {target}", words::verdict_kind(verdict)),
+            Some(verdict) => {
+                let before = verdict.of_another(&incident.finding).map(rank_name);
+                let before = before.map_or_else(String::new, |b| format!(" (compared while {b} was blamed)"));
+                format!("{} on {target}{before}", words::verdict_kind(verdict))
+            }
             None => format!("no verdict on {target}"),
         },
         Update::Resolved => {

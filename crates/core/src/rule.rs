@@ -70,9 +70,9 @@ pub struct Rule {
     pub min_mean: f64,
     /// A group with fewer members is not judged.
     pub min_members: usize,
-    /// Where the harm of a trouble is known: no window is spent on one that harms a smaller share of the
+    /// Where the impact of a trouble is known: no window is spent on one of a smaller share of the
     /// requests.
-    pub min_harm: f64,
+    pub min_impact: f64,
     /// Whether what it finds while a trouble of the factors is under way on its server, or has just ended, is a
     /// symptom of that trouble instead of an incident of its own.
     pub joins_trouble: bool,

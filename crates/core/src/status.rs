@@ -158,6 +158,20 @@ pub struct TargetStatus {
 }
 
 impl TargetStatus {
+    /// Whether the agent is behind with what one of its sources says.
+    pub fn is_behind(&self) -> bool {
+        self.sources.iter().any(|source| source.is_behind)
+    }
+
+    /// That its numbers are of before, and whose fault that is: the server's, which does not answer, or the agent's, which is
+    /// behind. Nothing where neither holds.
+    pub fn why_old(&self) -> Option<String> {
+        match self.unanswered_since {
+            Some(since) => Some(format!("has NOT answered since {since}")),
+            None => self.is_behind().then(|| "answers, but the agent is BEHIND with what it says".to_owned()),
+        }
+    }
+
     /// How many ranks it shows.
     pub fn rank_count(&self) -> usize {
         let named = self.ranks.iter().filter(|rank| !rank.rank.0.is_empty()).count();
@@ -176,6 +190,12 @@ pub struct SourceStatus {
     pub state: SourceState,
     /// What is wrong, and what would mend it.
     pub problem: Option<String>,
+    /// Whether it answers and the agent is behind with what it says: that is no failing of the server's.
+    #[serde(default, rename = "behind", skip_serializing_if = "std::ops::Not::not")]
+    pub is_behind: bool,
+    /// What is odd with it, though it gives samples: stamps of a log that cannot be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     /// When it last gave a sample.
     pub last: Option<Time>,
     /// Seconds from when its last sample was true to its arrival.

@@ -5,7 +5,7 @@
 //! draws a random number, so a recording replays exactly.
 //!
 //! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
-//! `joins` which incident a firing belongs to, `requests` decides on captures, `harm` whether a trouble is worth one, `windows` takes in how they
+//! `joins` which incident a firing belongs to, `requests` decides on captures, `worth` whether a trouble is worth one, `windows` takes in how they
 //! end, `story` decides what of it is reported when, `incidents` holds what fires, `kept` hands it to the next agent, `server` what is known
 //! of each server, and
 //! `status` shows all of it.
@@ -16,7 +16,7 @@ mod death;
 mod escalation;
 mod event;
 mod follow_up;
-mod harm;
+mod history;
 mod impact;
 mod incidents;
 mod joins;
@@ -29,6 +29,7 @@ mod standing;
 mod status;
 mod story;
 mod windows;
+mod worth;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
 use crate::signal::intake::{Intake, OwnSignals};
 use crate::signal::metrics::Role;
-use crate::signal::observation::Observation;
+use crate::signal::observation::{Observation, Problem};
 use crate::signal::own_metric::FurtherPage;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
@@ -133,6 +134,9 @@ impl Watch {
         intake.set_pages(setup.pages.clone());
         for source in &setup.sources {
             intake.name_source(source.id, source.name.clone());
+            if let Some(zone) = &source.zone {
+                intake.set_zone(source.id, zone.clone());
+            }
         }
         let sources = setup.sources.clone();
         let unheard = (0..setup.targets.len() as u16).map(TargetId).collect();
@@ -257,7 +261,7 @@ impl Watch {
     /// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
     /// lines of that signal alone.
     pub fn history(&self, scope: &Scope, only: Option<&str>, now: Time) -> Vec<History> {
-        status::history_of(&self.core, &self.store, scope, only, now)
+        history::history_of(&self.core, &self.store, scope, only, now)
     }
 
     /// The names of the servers that have given no sample yet.
@@ -273,6 +277,13 @@ impl Watch {
     /// The servers that do not answer, and since when.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Arc<str>, Time)> {
         self.core.servers.iter().filter_map(|s| Some((&s.name, s.facts.unanswered?)))
+    }
+
+    /// The servers with whose answers the agent is behind.
+    pub fn behind(&self) -> BTreeSet<&Arc<str>> {
+        let is_behind =
+            |s: &&WatchedSource| matches!(self.intake.problem_of(s.id), Some(Problem::Behind { .. }));
+        self.sources.iter().filter(is_behind).filter_map(|s| self.store.target_name(s.target)).collect()
     }
 
     /// What is known of a server.

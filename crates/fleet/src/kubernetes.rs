@@ -100,12 +100,7 @@ impl KubernetesLease {
             self.read = Some((object, 0));
             return Ok(None);
         };
-        let unreadable = || {
-            format!(
-                "{} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release",
-                self.address()
-            )
-        };
+        let unreadable = || LeaseState::unreadable(&self.address());
         let number: u64 = number.parse().map_err(|_| unreadable())?;
         let state = LeaseState::read(state.as_bytes()).ok_or_else(unreadable)?;
         let stamped_at = stamp_of(&object).ok_or_else(|| {

@@ -2,26 +2,14 @@
 
 mod objects;
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use futures_util::TryStreamExt;
-use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-
 use self::objects::LeaseObjects;
 use crate::kubernetes::KubernetesLease;
-use crate::store::{Store, StoreError, is_missing_bucket};
+use crate::store::{Store, StoreError};
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Latest, LeaseState, StoreClock, Take, TakeStep, clock_object,
 };
 use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
-
-/// A store's stamps are whole seconds, at least in its answers.
-const RESOLUTION: Duration = Duration::from_secs(1);
-/// A folder's are far finer.
-const OF_FOLDERS: Duration = Duration::from_millis(10);
 
 /// Where it is.
 #[derive(Clone, Debug)]
@@ -146,84 +134,6 @@ impl PoolLease {
     }
 }
 
-impl Store {
-    /// Writes an object over the one that is there, and measures the store's clock beside `now` by its stamp.
-    ///
-    /// # Errors
-    /// Nothing can be written.
-    pub async fn stamp(
-        &self,
-        name: &str,
-        content: Vec<u8>,
-        now: impl Fn() -> Time,
-    ) -> Result<StoreClock, StoreError> {
-        let path = Path::from(name);
-        let sent = now();
-        self.objects.put(&path, PutPayload::from(content)).await.map_err(|e| self.failed(&e, name))?;
-        let answered = now();
-        let found = self.objects.head(&path).await.map_err(|e| self.failed(&e, name))?;
-        let resolution = if self.address().starts_with("file:") { OF_FOLDERS } else { RESOLUTION };
-        Ok(StoreClock::measured(sent, answered, time_of(found.last_modified), resolution))
-    }
-
-    /// The bytes of an object and when the store stamped it, by its clock; `None` where it is not there.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn get_stamped(&self, name: &str) -> Result<Option<(Bytes, Time)>, StoreError> {
-        let found = match self.objects.get(&Path::from(name)).await {
-            Err(error) if Self::is_not_there(&error) => return Ok(None),
-            other => other.map_err(|e| self.failed(&e, name))?,
-        };
-        let stamped_at = time_of(found.meta.last_modified);
-        let bytes = found.bytes().await.map_err(|e| self.failed(&e, name))?;
-        Ok(Some((bytes, stamped_at)))
-    }
-
-    /// The names below a folder that come after `after`, sorted.
-    ///
-    /// # Errors
-    /// They cannot be listed.
-    pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<String>, StoreError> {
-        let listed = self.objects.list_with_offset(Some(&Path::from(folder)), &Path::from(after));
-        let found = listed.try_collect::<Vec<_>>().await.map_err(|e| self.failed(&e, folder))?;
-        let mut names: Vec<String> = found.into_iter().map(|meta| meta.location.to_string()).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Tries what the lease of a pool needs beside [`Self::try_out`]: that a name which is taken is not given twice.
-    ///
-    /// # Errors
-    /// The store gives it twice, or cannot be asked.
-    pub async fn try_conditional_put(&self, name: &str) -> Result<(), StoreError> {
-        let name = format!(".skewtrap/{name}-once");
-        let path = Path::from(&*name);
-        let put = || {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            self.objects.put_opts(&path, PutPayload::from_static(b"once\n"), options)
-        };
-        match put().await {
-            Ok(_) | Err(Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(self.failed(&error, &name)),
-        }
-        let again = put().await;
-        self.objects.delete(&path).await.map_err(|e| self.failed(&e, &name))?;
-        match again {
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
-            Err(error) => Err(self.failed(&error, &name)),
-            Ok(_) => Err(StoreError::Failed {
-                store: self.address().to_owned(),
-                why: "it creates an object although there is one (it ignores If-None-Match), so agents of a pool cannot take turns: use a store with conditional puts, or a pool of one agent".into(),
-            }),
-        }
-    }
-
-    pub(crate) fn is_not_there(error: &Error) -> bool {
-        matches!(error, Error::NotFound { source, .. } if !is_missing_bucket(&source.to_string()))
-    }
-}
-
 /// Names in the lease were written by other hosts, and are shown in messages.
 fn made_safe(mut state: LeaseState) -> LeaseState {
     let safe = |text: &mut String| *text = printable(text, 200).into_owned();
@@ -234,8 +144,4 @@ fn made_safe(mut state: LeaseState) -> LeaseState {
         [&mut window.host, &mut window.target].into_iter().for_each(safe);
     }
     state
-}
-
-fn time_of(stamp: chrono::DateTime<chrono::Utc>) -> Time {
-    Time::from_nanos(stamp.timestamp_nanos_opt().unwrap_or_default())
 }

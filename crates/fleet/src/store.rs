@@ -18,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use url::Url;
 
+mod stamped;
+
 use crate::client::OneClient;
 use skewtrap_core::printable::printable;
 
@@ -322,6 +324,10 @@ impl Store {
             true => Ok(stored),
             false => Err(StoreError::Differs { store: self.address.to_string(), name: stored.name }),
         }
+    }
+
+    pub(crate) fn is_not_there(error: &object_store::Error) -> bool {
+        matches!(error, object_store::Error::NotFound { source, .. } if !is_missing_bucket(&source.to_string()))
     }
 
     pub(crate) fn failed(&self, error: &object_store::Error, name: &str) -> StoreError {

@@ -12,7 +12,7 @@ use skewtrap_core::fleet::{IndexLine, RECORD, Share, folder_of, index_of, object
 use skewtrap_core::incident::Record;
 
 /// The file in a bundle that says it is in the store.
-pub const MARK: &str = ".uploaded.json";
+pub const UPLOADED: &str = ".uploaded.json";
 
 /// Where an agent's incidents go, and how.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Destination {
     /// Whether the bundle whose record has these bytes is in the store as it is.
     pub fn has(&self, bundle: &Path, record: &[u8]) -> bool {
         let mark =
-            std::fs::read(bundle.join(MARK)).ok().and_then(|m| serde_json::from_slice::<Mark>(&m).ok());
+            std::fs::read(bundle.join(UPLOADED)).ok().and_then(|m| serde_json::from_slice::<Mark>(&m).ok());
         mark.is_some_and(|m| m.store == self.store.address() && m.record_sha256 == digest(record))
     }
 
@@ -118,7 +118,7 @@ fn files_of(bundle: &Path, share: Share) -> Vec<(PathBuf, String)> {
 
 /// Written whole or not at all. It is not synced: without it the bundle is looked at again, and nothing sent twice.
 fn write_mark(bundle: &Path, mark: &Mark) -> Result<(), StoreError> {
-    let (path, partial) = (bundle.join(MARK), bundle.join(".uploaded.partial"));
+    let (path, partial) = (bundle.join(UPLOADED), bundle.join(".uploaded.partial"));
     let text = serde_json::to_vec(mark).expect("plain data serialises");
     let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &path));
     written.map_err(|why| StoreError::File { path: path.display().to_string(), why })

@@ -77,8 +77,13 @@ pub fn shipped() -> Result<Vec<Rule>> {
 fn setup(rules: Vec<Rule>, false_alarms: f64) -> Setup {
     let server: Arc<str> = "server".into();
     let kinds = [(0, sample::Source::Log), (1, sample::Source::Loads), (2, sample::Source::Metrics)];
-    let source =
-        |(id, kind)| WatchedSource { id: SourceId(id), target: TargetId(0), kind, name: "world".into() };
+    let source = |(id, kind)| WatchedSource {
+        id: SourceId(id),
+        target: TargetId(0),
+        kind,
+        name: "world".into(),
+        zone: None,
+    };
     let mut policy = Policy::default();
     policy.budget.false_alarms = false_alarms;
     Setup {
@@ -104,7 +109,7 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
         watch.observe(&seen, now, &mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Changed { change, capture, .. } => note(&mut all, &change, capture),
+                Effect::Changed { change, capture, .. } => note(&mut all, &change, capture.word()),
                 Effect::Notify { incident, update: Update::Fired, .. } if *incident.rule == *STANDING => {
                     all.extend(standing(&incident));
                 }

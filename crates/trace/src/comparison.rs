@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::collective::MatchedCollectives;
 use crate::kernel::{Family, short_name};
@@ -38,7 +38,7 @@ pub struct ComparisonInput {
 }
 
 /// What is suspected before the traces are read.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Suspect {
     /// The rank.
     pub rank: Labels,

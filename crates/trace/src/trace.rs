@@ -132,6 +132,8 @@ pub struct RankTrace {
     /// The stream of the last row, which most often is that of the next.
     last_stream: Option<(i64, u16)>,
     dropped: u64,
+    /// Rows of the file that could not be read.
+    unreadable: u64,
 }
 
 /// Hashes kernel names eight bytes at a time, by the multiplication of FxHash: names are long, few,
@@ -279,6 +281,11 @@ impl RankTrace {
         Some(id)
     }
 
+    /// A row of the file could not be read, and is left out.
+    pub fn unreadable_row(&mut self) {
+        self.unreadable += 1;
+    }
+
     /// Ends the reading: sorts rows and steps and frees what only reading needed.
     /// [`RankWindow::new`](crate::RankWindow::new) calls it.
     pub fn finish(&mut self) {
@@ -290,6 +297,12 @@ impl RankTrace {
                 self.rows.len()
             ));
         }
+        if self.unreadable > 0 {
+            self.partial = true;
+            let rows = if self.unreadable == 1 { "row" } else { "rows" };
+            self.notes
+                .push(format!("{} {rows} of the file could not be read and are left out", self.unreadable));
+        }
         self.rows.sort_unstable_by_key(|r| (r.start, r.stream(), r.dur));
         self.rows.shrink_to_fit();
         for marks in [&mut self.gpu_steps, &mut self.cpu_steps] {
@@ -299,7 +312,7 @@ impl RankTrace {
                 b.start < a.end && (b.kind, b.requests, b.tokens) == (a.kind, a.requests, a.tokens)
             });
         }
-        self.dropped = 0;
+        (self.dropped, self.unreadable) = (0, 0);
         self.name_ids = HashMap::default();
         self.stream_ids = HashMap::new();
         self.last_stream = None;

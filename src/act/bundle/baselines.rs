@@ -11,7 +11,7 @@ use skewtrap_core::incident::{Incident, Record};
 use skewtrap_trace::time::Time;
 
 /// The file whose presence protects a bundle; what people pin has an empty one.
-pub(super) const MARK: &str = "pinned";
+pub(super) const PIN: &str = "pinned";
 /// What the agent writes into it.
 const BY_AGENT: &[u8] = b"baseline\n";
 
@@ -72,12 +72,12 @@ impl Bundles {
     /// # Errors
     /// A mark cannot be written or removed.
     pub fn keep_baseline(&self, baseline: &Incident) -> Result<(), BundleError> {
-        let mark = self.path(&baseline.id).join(MARK);
+        let mark = self.path(&baseline.id).join(PIN);
         if !mark.exists() && self.read(&baseline.id).is_some() {
             fs::write(&mark, BY_AGENT).map_err(|e| failed(&mark, e))?;
         }
         for older in self.baselines(&baseline.target, baseline.fired_at) {
-            let mark = self.path(&older.incident.id).join(MARK);
+            let mark = self.path(&older.incident.id).join(PIN);
             if is_by_agent(&mark) {
                 fs::remove_file(&mark).map_err(|e| failed(&mark, e))?;
             }
@@ -93,7 +93,7 @@ impl Bundles {
         if self.read(incident).is_none() {
             return Ok(false);
         }
-        let mark = self.path(incident).join(MARK);
+        let mark = self.path(incident).join(PIN);
         let done = match (pinned, mark.exists()) {
             (true, false) => fs::write(&mark, b""),
             // From now on it is the person's.
@@ -131,6 +131,7 @@ mod tests {
             lost_ms_per_step: None,
             confidence: Confidence::Low,
             confirms: None,
+            suspect: None,
         });
         assert!(record.incident.serves_as_baseline());
         record

@@ -18,7 +18,7 @@ fn attempt(id: &str, s: f64) -> Attempt {
         incident: "i1".into(),
         firing: "dp_rank=2 high".into(),
         at: Time::from_epoch_s(s),
-        badness: 1.5,
+        times_bound: 1.5,
         over_at: None,
         end: None,
     }
@@ -435,7 +435,7 @@ fn an_attempt_that_an_earlier_release_wrote_is_read_and_goes_on_counting() {
         .unwrap();
     let state = State::open(dir.path()).unwrap();
     let kept = state.ledger().unwrap().attempts;
-    assert_eq!((kept[0].badness, kept[0].firing.as_str(), kept[0].over_at), (1.5, "", None));
+    assert_eq!((kept[0].times_bound, kept[0].firing.as_str(), kept[0].over_at), (1.5, "", None));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{CaptureResult, CaptureStore};
-use crate::act::command::{Ended, MARK, Tokens, argv_of, kill_left_behind, start};
+use crate::act::command::{Ended, INCIDENT_VARIABLE, Tokens, argv_of, kill_left_behind, start};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
 use crate::agent::window::{Links, WindowSignal};
 use crate::http::Server;
@@ -70,7 +70,7 @@ pub async fn capture(
     let ended = running.end(over(spec, &mut links)).await;
     // What left its group (a session of its own) still bears the mark.
     let incident = attempt.incident.clone();
-    let left = crate::world::blocking(move || marked(MARK, &incident)).await.unwrap_or_default();
+    let left = crate::world::blocking(move || marked(INCIDENT_VARIABLE, &incident)).await.unwrap_or_default();
     kill_left_behind(group, &left);
     result.open = store.clock.now().since(result.sent_at);
     links.show(WindowPhase::Verifying, store.clock.now());
@@ -128,7 +128,7 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
 /// the incident in their environment, so that nobody else's process is taken for one of them.
 pub async fn close(window: &OpenWindow, group: Option<i32>) -> CaptureResult {
     let (incident, sent_at) = (window.incident.clone(), window.sent_at);
-    let left = crate::world::blocking(move || marked(MARK, &incident)).await;
+    let left = crate::world::blocking(move || marked(INCIDENT_VARIABLE, &incident)).await;
     let unproven = left.as_ref().err().map(|panic| format!("its processes could not be looked for: {panic}"));
     let left = left.unwrap_or_default();
     let mut why = "the agent died while the program of this capture ran".to_owned();

@@ -277,6 +277,7 @@ fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<Verdict
     let compared = compare::run(&request, &|_| {})?;
     report::write(bundle, window, &compared, Some(incident))?;
     let mut note = VerdictNote::from(&compared.comparison);
+    note.suspect = request.suspect.filter(|suspect| !suspect.rank.0.is_empty());
     if incident.is_baseline {
         keep_as_baseline(bundles, incident, &mut note)?;
     }

@@ -171,7 +171,8 @@ impl Run {
             let phase = shared.window.phase();
             if phase != before {
                 shared.distrust.entered(phase, now);
-                info!(window = %shared.open.attempt, "the window is {phase:?}");
+                let word = format!("{phase:?}").to_lowercase();
+                info!(window = %shared.open.attempt, "the window is {word}");
                 self.0.status.send_replace(Status { phase, distrust: shared.distrust });
             }
             outputs
@@ -429,7 +430,7 @@ mod tests {
             incident: "i1".into(),
             firing: String::new(),
             at: clock.now(),
-            badness: 1.0,
+            times_bound: 1.0,
             over_at: None,
             end: None,
         };

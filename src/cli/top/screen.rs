@@ -144,8 +144,9 @@ fn rank_lines(status: &Status, history: &[History], width: u16) -> Vec<Line<'sta
         }
         for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
             let problem = source.problem.as_deref().unwrap_or("it gives nothing");
+            let fails = if source.is_behind { "is left" } else { "fails" };
             lines.push(Line::styled(
-                format!("  {} fails: {problem}", source.kind),
+                format!("  {} {fails}: {problem}", source.kind),
                 Style::new().fg(Color::Yellow),
             ));
         }
@@ -155,13 +156,18 @@ fn rank_lines(status: &Status, history: &[History], width: u16) -> Vec<Line<'sta
 
 fn target_line(target: &TargetStatus) -> Line<'static> {
     let version = target.engine_version.as_deref().unwrap_or("of unknown version");
-    Line::from(vec![
+    let ranks = counted(target.rank_count(), "rank");
+    // What it said of itself counts no longer where it does not answer.
+    let what = match target.unanswered_since {
+        Some(_) => format!("  {ranks}"),
+        None => format!("  {} {version}, {ranks}", target.engine),
+    };
+    let mut spans = vec![
         Span::styled(target.name.to_string(), Style::new().add_modifier(Modifier::BOLD)),
-        Span::styled(
-            format!("  {} {version}, {}", target.engine, counted(target.rank_count(), "rank")),
-            QUIET,
-        ),
-    ])
+        Span::styled(what, QUIET),
+    ];
+    spans.extend(target.why_old().map(|why| Span::styled(format!("; {why}"), ALARM)));
+    Line::from(spans)
 }
 
 fn rank_line(rank: &RankStatus, course: String, is_blamed: bool) -> Line<'static> {

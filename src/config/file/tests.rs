@@ -242,7 +242,8 @@ rules:
     let but = [&statistics[..], &["all", "any", "within_chance"]].concat();
     let [a, b] = &config.rules[..] else { panic!("two rules") };
     for rule in [a, b] {
-        assert_noted(&rule.settings, "", &keys_of::<RuleText>(), &[]);
+        // An old name, whose value stands under the new one.
+        assert_noted(&rule.settings, "", &keys_of::<RuleText>(), &["min_harm"]);
         assert_noted(&rule.settings, "capture.http.", &keys_of::<HttpText>(), &[]);
     }
     assert_noted(&a.settings, "trigger.", &keys_of::<TriggerText>(), &but);

@@ -91,9 +91,30 @@ fn the_rule_of_the_design_is_read() {
     keep_firing_for                    0s                                        default
     rearm_after                        0s                                        default
     min_mean                           4                                         rules.yaml:9
-    min_harm                           0.05                                      default
+    min_impact                         0.05                                      default
     joins_trouble                      false                                     default
     ");
+}
+
+#[test]
+fn the_old_name_of_the_least_impact_is_read_with_a_warning() {
+    let with = |lines: &str| {
+        loaded(&format!(
+            "rules:\n  - name: a\n    signal: load\n    trigger: {{ max_over_mean: 1.5, for: 3s }}\n{lines}"
+        ))
+    };
+    let old = with("    min_harm: 0.2\n");
+    assert_eq!(old.rules[0].rule.min_impact, 0.2);
+    let [warning] = &old.diagnostics[..] else { panic!("{:?}", old.diagnostics) };
+    assert!(
+        !warning.is_error() && warning.to_string().contains("`min_harm` is called `min_impact` now"),
+        "{warning}"
+    );
+    assert!(warning.to_string().contains("rules.yaml:5"), "{warning}");
+    let both = with("    min_harm: 0.2\n    min_impact: 0.1\n");
+    assert!(both.diagnostics.iter().any(|d| d.is_error() && d.to_string().contains("is set too")));
+    let new = with("    min_impact: 0.1\n");
+    assert!(new.diagnostics.is_empty() && new.rules[0].rule.min_impact == 0.1, "{:?}", new.diagnostics);
 }
 
 #[test]

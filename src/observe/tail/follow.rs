@@ -50,6 +50,10 @@ pub struct Follow {
     truncations: u64,
     /// Bytes that were seen to be there, and were gone before they were read.
     unseen: u64,
+    /// The file of the name for which there was no room yet.
+    waits: Option<(u64, u64)>,
+    /// Files that had another successor before there was room for them.
+    lost_files: u64,
 }
 
 /// One file.
@@ -92,6 +96,8 @@ impl Follow {
             long_lines: 0,
             truncations: 0,
             unseen: 0,
+            waits: None,
+            lost_files: 0,
         }
     }
 
@@ -158,6 +164,11 @@ impl Follow {
         self.unseen
     }
 
+    /// How many files were rotated away before there was room to open them: nothing of them was read.
+    pub fn lost_files(&self) -> u64 {
+        self.lost_files
+    }
+
     /// The folders in which a change can matter: the one with the name and the one with the file that it
     /// leads to; where a folder is missing, its nearest existing parent.
     pub fn folders(&self) -> Vec<PathBuf> {
@@ -185,8 +196,14 @@ impl Follow {
         if let Some(what) = kind_of(&metadata) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let is_known = self.files.iter().any(|f| f.id == id_of(&metadata));
-        if is_known || self.files.len() >= MOST_FILES {
+        let id = id_of(&metadata);
+        if self.files.iter().any(|f| f.id == id) {
+            return Ok(true);
+        }
+        let is_full = self.files.len() >= MOST_FILES;
+        let waited = std::mem::replace(&mut self.waits, is_full.then_some(id));
+        self.lost_files += u64::from(waited.is_some_and(|waited| waited != id));
+        if is_full {
             return Ok(true);
         }
         // A link was pointed back to a file that is still open: reading that one goes on.

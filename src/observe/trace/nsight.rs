@@ -168,9 +168,15 @@ impl Export {
     fn add_launches(&self, pid: u32, limits: Limits, trace: &mut RankTrace) {
         let sql = "SELECT r.start FROM CUPTI_ACTIVITY_KIND_RUNTIME r JOIN StringIds s ON s.id = r.nameId \
                    WHERE ((r.globalTid >> 24) & 0xffffff) = ? AND (s.value LIKE '%Launch%' OR s.value LIKE '%Mem%Async%')";
+        // A table that was not recorded is absent.
         let Ok(mut statement) = self.db.prepare(sql) else { return };
-        let starts = statement.query_map([pid], |r| r.get::<_, i64>(0));
-        starts.into_iter().flatten().flatten().for_each(|start| trace.launched_at(limits, start));
+        let Ok(starts) = statement.query_map([pid], |r| r.get::<_, i64>(0)) else { return };
+        for start in starts {
+            match start {
+                Ok(start) => trace.launched_at(limits, start),
+                Err(_) => trace.unreadable_row(),
+            }
+        }
     }
 
     fn add_rows(&self, sql: &str, pid: u32, limits: Limits, trace: &mut RankTrace) -> rusqlite::Result<()> {
@@ -199,9 +205,16 @@ impl Export {
                    WHERE ((e.globalTid >> 24) & 0xffffff) = ? AND e.end IS NOT NULL \
                    AND (coalesce(e.text, s.value) LIKE 'step[%' OR coalesce(e.text, s.value) LIKE 'execute_context_%')";
         let Ok(mut statement) = self.db.prepare(sql) else { return };
-        let marks = statement
-            .query_map([pid], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, String>(2)?)));
-        for (start, end, text) in marks.into_iter().flatten().flatten() {
+        let Ok(marks) = statement
+            .query_map([pid], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, String>(2)?)))
+        else {
+            return;
+        };
+        for mark in marks {
+            let Ok((start, end, text)) = mark else {
+                trace.unreadable_row();
+                continue;
+            };
             trace.mark_step(
                 false,
                 &text,

@@ -1,6 +1,6 @@
 // One incident: what happened and why, first; then how it is known, its files and its reports.
 import { openInPerfetto } from "./actions.js";
-import { bytes, clock, el, figure, rankName, same, svg, within } from "./words.js";
+import { bytes, clock, count, el, figure, rankName, same, span, svg, within } from "./words.js";
 
 export const chosen = () => { const m = /^#incident=(.+)$/.exec(location.hash); return m ? decodeURIComponent(m[1]) : null; };
 
@@ -46,17 +46,43 @@ function causeText(c) {
 
 // What clients notice: the whole server before the onset, and now (at the last look before its end).
 function impactText(i) {
-  const parts = [], h = i.finding.harm, m = i.impact || {};
-  if (h && h.requests >= 1) parts.push(Math.round(h.requests) + " requests (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
+  const parts = [], h = i.finding.impact || i.finding.harm, m = i.impact || {};
+  if (h && h.requests >= 1) parts.push(count(Math.round(h.requests), "request") + " (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
   const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
   const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("requests that wait for a place", m.waiting_reqs, "")];
   if (numbers.length) parts.push((i.resolved_at ? "before the onset and shortly before its end: " : "before the onset and now: ") + numbers.join(", "));
   return parts.join("; ");
 }
 
-// A factor is in multiples of its bound, any other statistic in its own unit.
-export const howMuch = (statistic, signal, value, bound) => statistic.startsWith("factors")
-  ? signal + ": " + figure(value) + " times the bound at which it is told" : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
+// A factor is in multiples of its bound, any other statistic in its own unit. A rank that hangs has no bound.
+export const howMuch = (statistic, signal, value, bound) => value === null || signal === "stuck" ? signal
+  : statistic.startsWith("factors") ? signal + ": " + figure(value) + " times the bound at which it is told"
+  : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
+
+// For how long a rank that hangs has stood still, and what is usual there.
+function stoodStill(i) {
+  const seen = i.finding.symptoms && i.finding.symptoms.find(s => s.factor === "stuck" && same(s.rank, i.finding.rank));
+  const still = until => span(until - i.finding.onset), found = seen ? seen.at : i.fired_at, now = i.impact && i.impact.at;
+  return "stuck: it had stood still for " + still(found) + " when that was found"
+    + (i.resolved_at ? ", " + still(i.resolved_at) + " in all" : now > found + 5 ? ", " + still(now) + " by now" : "")
+    + (i.usual_pause_s ? "; ranks with work have paused for " + figure(i.usual_pause_s) + " s at most here" : "");
+}
+
+// Since when, and until when as far as that was seen.
+function sinceText(i) {
+  const f = i.finding, end = i.resolved_at;
+  if (i.rule === "standing-imbalance") return "before " + clock(f.onset) + ", when its ranks were first compared" + (end ? ", over at " + clock(end) : "");
+  const began = f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at);
+  const back = (i.returned || []).at(-1), again = back ? "; it seemed to be over at " + clock(back.ended) + " and came back at " + clock(back.at) : "";
+  return began + again + (!end ? "" : i.ended_unseen ? "; its end was not seen, since the agent was restarted: it was over at " + clock(end) : ", over at " + clock(end));
+}
+
+// Whether the blame is on somebody else by now, or on the same for the opposite: then a verdict confirms nothing of it.
+const hasLess = f => f.side === "low" && (f.statistic === "factors" ? ["share", "work"].includes(f.signal) : f.signal === "load" || /_(reqs|tokens)$/.test(f.signal || ""));
+const ofAnother = (v, f) => v.suspect && !(same(v.suspect.rank, f.rank) && v.suspect.has_less === hasLess(f));
+export const verdictText = (v, f) => v.sentence + (!ofAnother(v, f) ? ""
+  : same(v.suspect.rank, f.rank) ? " (Compared while " + rankName(f.rank) + " was blamed for the opposite: it confirms nothing of what is told now.)"
+  : " (Compared while " + rankName(v.suspect.rank) + " was blamed: it confirms nothing of " + rankName(f.rank) + ".)");
 
 // Why no window came, or what came of it, in a sentence; nothing where the rule captures nothing.
 export function windowText(i) {
@@ -97,17 +123,17 @@ export function drawIncident({ incident: i, files }) {
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
-    ["since", (f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at)) + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
+    ["since", sinceText(i)],
     ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["blamed before", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
-    ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
+    ["how much", f.signal === "stuck" && f.statistic === "factors" ? stoodStill(i) : f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
     ...(impactText(i) ? [["impact", impactText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),
     ["capture", againText(i) + captureText(i.capture)],
-    ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times the bound"
-      + (e.verdict ? "; " + e.verdict.sentence : "")]),
-    ["verdict", i.verdict ? i.verdict.sentence + " (" + i.verdict.confidence + " confidence)" : "none yet"],
+    ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times its bound"
+      + (e.verdict ? "; " + verdictText(e.verdict, f) : "")]),
+    ["verdict", i.verdict ? verdictText(i.verdict, f) + " (" + i.verdict.confidence + " confidence)" : "none yet"],
     ["cost", costText(i)],
     ["bundle", i.bundle ? el("span", { class: "path" }, i.bundle) : "none is kept"],
   ];
@@ -116,7 +142,7 @@ export function drawIncident({ incident: i, files }) {
   return [
     el("div", { class: "row" }, el("h2", { id: "incident-title" }, rankName(f.rank) + " on " + i.target), el("a", { href: "#", "data-key": "close" }, "close")),
     el("p", { class: "path quiet" }, i.id),
-    i.verdict ? el("p", { class: "lead" }, i.verdict.sentence) : "",
+    i.verdict ? el("p", { class: "lead" }, verdictText(i.verdict, f)) : "",
     i.cause ? el("p", { class: i.verdict ? "" : "lead" }, causeShort(i.cause)) : "",
     !i.verdict && windowText(i) ? el("p", {}, windowText(i)) : "",
     el("div", { class: "buttons left" },

@@ -2,7 +2,7 @@
 // and changes something only where a button was pressed (actions.js).
 import { capture, endSilence, silence } from "./actions.js";
 import { HEAT_FROM, chartOf, isBlamedBy, show, sparkline } from "./chart.js";
-import { causeShort, chosen, drawIncident, howMuch, windowText } from "./incident.js";
+import { causeShort, chosen, drawIncident, howMuch, verdictText, windowText } from "./incident.js";
 import { $, badge, bytes, clock, count, draw, el, figure, forget, labelText, rankName, replace, span, within } from "./words.js";
 
 const EVERY_MS = 1000, HIDDEN_MS = 10000, TRY_AGAIN_MS = 2000, GIVE_UP_MS = 8000, KEPT_EVERY_MS = 15000;
@@ -19,7 +19,7 @@ function firing(status) {
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
       bound: group.bound, since: group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load",
-      refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? incident.verdict.sentence : "" });
+      refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? verdictText(incident.verdict, incident.finding) : "" });
   }
   return found;
 }
@@ -72,8 +72,9 @@ function drawLoad(history, status) {
   targets.forEach((target, n) => {
     const part = place.children[n], info = status.targets.find(t => t.name === target) || { ranks: [] };
     const lines = history.lines.filter(l => l.target === target).map(l => ({ ...l, blamed: isBlamedBy(found, l) }));
-    const gone = info.unanswered_since;
-    const what = gone ? "does NOT answer since " + clock(gone) : [info.engine, info.engine_version].filter(Boolean).join(" ");
+    const gone = info.unanswered_since, behind = !gone && (info.sources || []).some(s => s.behind);
+    const what = gone ? "has NOT answered since " + clock(gone)
+      : [info.engine, info.engine_version].filter(Boolean).join(" ") + (behind ? " · answers, but the agent is BEHIND with what it says" : "");
     replace(part.querySelector(".heading"), [el("p", { class: "small quiet" }, el("b", {}, target), " · " + (what ? what + " · " : "") + count(lines.length, "rank") + " · last " + span(history.step_s * (lines[0].values.length - 1))),
       status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Take a window on " + target, onclick: () => capture(target) }, "Take a window")].filter(Boolean));
     show(chartOf(target), { target, lines, end: history.end, step: history.step_s, signal: history.signal,
@@ -153,9 +154,9 @@ function drawIncidents({ list, id, now }) {
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
-    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic === "factors" ? i.finding.signal + " " + figure(i.finding.value) + " times its bound" : i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : i.died ? "server died" : "asked for")),
+    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? howMuch(i.finding.statistic, i.finding.signal, i.finding.value, i.finding.bound) : i.died ? "server died" : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
-    cell("why", {}, i.verdict ? i.verdict.sentence : i.cause ? causeShort(i.cause) : ""),
+    cell("why", {}, i.verdict ? verdictText(i.verdict, i.finding) : i.cause ? causeShort(i.cause) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
   const head = el("tr", {}, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col" }, t)));
   return el("table", {}, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", {}, head), el("tbody", {}, ...list.slice(0, 50).map(row)));
@@ -177,8 +178,8 @@ async function showIncident() {
 
 function drawPlumbing(status) {
   const list = (title, items, none) => el("div", {}, el("h3", {}, title), items.length ? el("ul", {}, ...items) : el("p", { class: "quiet small" }, none));
-  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state), " ", s.kind + " of " + t.name + " ",
-    el("span", { class: "path quiet" }, s.place), s.problem ? el("p", { class: "problem" }, s.problem) : "",
+  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state, s.behind ? "left" : undefined), " ", s.kind + " of " + t.name + " ",
+    el("span", { class: "path quiet" }, s.place), s.problem ? el("p", { class: "problem" }, s.problem) : "", s.remark ? el("p", { class: "problem" }, s.remark) : "",
     s.dropped ? el("p", { class: "small quiet num" }, s.dropped + " dropped of " + (s.samples + s.dropped)) : "")));
   const windows = status.windows.map(w => el("li", {}, badge("open", w.state), " " + w.means + " on " + w.target + " since " + clock(w.since)));
   const limits = status.budget.limits.map(l => el("li", {}, l.of + ": ", el("b", { class: "num" }, Math.max(l.captures - l.used, 0) + " of " + l.captures),
@@ -270,7 +271,7 @@ async function look() {
     await refresh();
   } catch (error) {
     lost = lost || Date.now();
-    const said = "The agent does not answer since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
+    const said = "The agent has not answered since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
     if ($("trouble").textContent !== said) $("trouble").textContent = said;
     wait = TRY_AGAIN_MS;
   }

@@ -12,6 +12,7 @@ use skewtrap_core::message::sample;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::{GroupStatus, History, HistoryLine, Status, TargetStatus};
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -113,6 +114,18 @@ async fn the_probes_say_what_is_wrong_and_need_no_token_on_their_own_address() {
     }
     assert_eq!(probe("/api/v1/status").send().await.unwrap().status(), 404);
     assert_eq!(probe("/").send().await.unwrap().status(), 404);
+
+    let mut behind = status();
+    behind.targets[0].sources[0].is_behind = true;
+    agent.publisher.stand(behind);
+    let ready = agent.http.get(agent.url("/readyz")).send().await.unwrap();
+    let told = (ready.status().as_u16(), ready.text().await.unwrap());
+    assert_eq!(told, (200, "ready, but the agent is behind, and leaves answers of server\n".into()));
+    let mut lost = status();
+    lost.targets[0].unanswered_since = Some(Time::from_epoch_s(1_795_492_126.1));
+    agent.publisher.stand(lost);
+    let ready = agent.http.get(agent.url("/readyz")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(ready, "ready, but server has not answered since 2026-11-24 03:48:46.1 UTC\n");
 
     let mut stuck = status();
     stuck.at = stuck.at - Duration::from_secs(60);

@@ -185,7 +185,7 @@ async fn an_incident_that_gets_worse_has_a_second_window_whose_files_and_message
 
     let attempts = State::open(&dir.path().join("state")).unwrap().ledger().unwrap().attempts;
     let marks: Vec<(bool, f64)> =
-        attempts.iter().map(|a| (a.incident == *incident["id"].as_str().unwrap(), a.badness)).collect();
+        attempts.iter().map(|a| (a.incident == *incident["id"].as_str().unwrap(), a.times_bound)).collect();
     assert_eq!(marks.len(), 2);
     assert!(marks[0].0 && marks[1].0 && marks[1].1 >= 1.5 * marks[0].1, "{marks:?}");
     assert!(scene.mail.lock().unwrap().values().all(|bodies| bodies.len() == 1));

@@ -41,6 +41,7 @@ fn bundle_of(dir: &Path, id: &str) -> PathBuf {
         lost_ms_per_step: Some(0.5),
         confidence: Confidence::High,
         confirms: Some(true),
+        suspect: None,
     });
     incident.resolve(at);
     let mut record = Record::new(state.agent().clone(), incident);

@@ -267,7 +267,7 @@ async fn a_state_disk_that_hangs_at_the_start_keeps_nobody_from_watching_and_is_
     assert!(answer.contains("that may open within 24 h, by rules and by hand together"), "{answer}");
 }
 
-fn attempt_of(incident: &str, number: u32, at: Time, badness: f64) -> Attempt {
+fn attempt_of(incident: &str, number: u32, at: Time, times_bound: f64) -> Attempt {
     Attempt {
         id: format!("{incident}/{number}"),
         rule: "skew".into(),
@@ -276,7 +276,7 @@ fn attempt_of(incident: &str, number: u32, at: Time, badness: f64) -> Attempt {
         incident: incident.into(),
         firing: "dp_rank=1 high".into(),
         at,
-        badness,
+        times_bound,
         over_at: None,
         end: None,
     }
@@ -411,7 +411,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
     record.files = vec![first];
     store.bundles.create(&record, b"{}\n").unwrap();
     record.incident.capture_again(CaptureOutcome::Open { since: now, expects: None }, Some(1.4));
-    let attempt = |number, badness| attempt_of("i1", number, now, badness);
+    let attempt = |number, times_bound| attempt_of("i1", number, now, times_bound);
     let window = |number: u32| OpenWindow {
         attempt: format!("i1/{number}"),
         incident: "i1".into(),
@@ -471,7 +471,7 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
         .unwrap()
         .attempts
         .iter()
-        .map(|a| (a.badness, a.end.as_ref().unwrap().bytes))
+        .map(|a| (a.times_bound, a.end.as_ref().unwrap().bytes))
         .collect();
     assert_eq!(marks, [(1.4, 5), (2.2, 4)], "each is booked with its own bytes");
 }

@@ -163,7 +163,7 @@ async fn what_an_earlier_release_left_is_closed_counted_and_delivered_though_thi
         |id: &str| after.attempts.iter().find(|a| a.id == id).unwrap_or_else(|| panic!("{id} is gone"));
     for attempt in &before.attempts {
         let now = booked(&attempt.id);
-        assert_eq!((now.at, now.badness), (attempt.at, attempt.badness));
+        assert_eq!((now.at, now.times_bound), (attempt.at, attempt.times_bound));
         assert!(attempt.end.is_none() || now.end == attempt.end, "what it cost is not forgotten");
     }
     assert!(after.open().count() == 0 && state.open_windows().unwrap().is_empty());

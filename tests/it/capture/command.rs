@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::stage::{Stage, config};
-use skewtrap::act::command::MARK;
+use skewtrap::act::command::INCIDENT_VARIABLE;
 use skewtrap::observe::process::marked;
 use skewtrap_core::capture::{CaptureSpec, CommandWindow};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,6 @@ async fn at_its_time_limit_a_program_is_ended_with_all_that_it_started_in_sessio
     let grant = stage.grant(spec, &[0, 1], &incident).await.unwrap();
     let kept = stage.take(&grant, CancellationToken::new()).await;
     assert!(started.exists(), "it ran: {kept:?}");
-    assert_eq!(marked(MARK, &incident), Vec::<u32>::new(), "nothing of it runs any more");
+    assert_eq!(marked(INCIDENT_VARIABLE, &incident), Vec::<u32>::new(), "nothing of it runs any more");
     assert_eq!(kept.end.unproven, None);
 }

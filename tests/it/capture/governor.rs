@@ -32,7 +32,7 @@ enum Step {
     /// Somebody sets the clock, forwards or back.
     Jump(i64),
     /// A rule fires on a server, blaming one of two ranks, or still fires and is as bad as that.
-    CaptureRequest { rule: usize, target: u8, rank: u8, badness: f64 },
+    CaptureRequest { rule: usize, target: u8, rank: u8, times_bound: f64 },
     /// What fires there is seen to end.
     Over { rule: usize, target: u8, rank: u8 },
     /// The oldest open window ends, well or not.
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u64..3_000).prop_map(Step::Pass),
         1 => (-120_000i64..100_000).prop_map(Step::Jump),
         12 => (0usize..2, 0u8..3, 0u8..2, 1.0f64..4.0)
-            .prop_map(|(rule, target, rank, badness)| Step::CaptureRequest { rule, target, rank, badness }),
+            .prop_map(|(rule, target, rank, times_bound)| Step::CaptureRequest { rule, target, rank, times_bound }),
         3 => (0usize..2, 0u8..3, 0u8..2).prop_map(|(rule, target, rank)| Step::Over { rule, target, rank }),
         8 => (prop::bool::weighted(0.2), 0u64..12, 0u64..30)
             .prop_map(|(unproven, stalled, bytes)| Step::End { unproven, stalled, bytes }),
@@ -100,7 +100,7 @@ impl Witness {
         // Also where an agent before this one captured it, unless that is more than a day ago.
         let known = self.granted.iter().any(|a| a.incident == new.incident);
         if let Some((worst, at)) = self.captured.get(&firing).filter(|(_, at)| known || new.at < *at + DAY) {
-            prop_assert!(new.badness >= worst * 1.5, "captured at {at}, and no worse");
+            prop_assert!(new.times_bound >= worst * 1.5, "captured at {at}, and no worse");
         }
         let quiet = self.granted.iter().filter(|a| a.target == new.target).filter_map(|a| a.end.as_ref());
         for end in quiet.filter(|end| end.unproven.is_some()) {
@@ -176,7 +176,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 let known = witness.granted.iter_mut().find(|a| a.id == open.id);
                 known.expect("it was granted here").end = Some(end);
             }
-            Step::CaptureRequest { rule, target, rank, badness } => {
+            Step::CaptureRequest { rule, target, rank, times_bound } => {
                 let ledger = state.ledger().expect("readable");
                 let (name, target_name) = (format!("rule{rule}"), format!("server{target}"));
                 let firing = (*rule, *target, *rank);
@@ -190,7 +190,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                     incident: &incident,
                     firing: &words,
                     may_predate_start,
-                    badness: *badness,
+                    times_bound: *times_bound,
                 };
                 let expected = expected_of(&ledger, &target_name);
                 match decide(&wish, &ledger, &budget(), expected, now) {
@@ -207,14 +207,14 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                             incident: incident.clone(),
                             firing: words.clone(),
                             at: now,
-                            badness: *badness,
+                            times_bound: *times_bound,
                             over_at: None,
                             end: None,
                         };
                         witness.admit(&attempt, firing, limits, expected)?;
                         begin(&state, &attempt);
                         let worst = witness.captured.entry(firing).or_insert((0.0, now));
-                        *worst = (worst.0.max(*badness), now);
+                        *worst = (worst.0.max(*times_bound), now);
                         witness.granted.push(attempt);
                         *outcomes.entry("granted").or_default() += 1;
                     }

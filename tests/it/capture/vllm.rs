@@ -59,7 +59,7 @@ impl Vllm {
             incident,
             firing,
             may_predate_start,
-            badness: 2.0,
+            times_bound: 2.0,
         };
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let spec = CaptureSpec::Http(HttpWindow {

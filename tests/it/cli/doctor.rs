@@ -1,9 +1,11 @@
 //! `skewtrap doctor` against a double: what it says of a good server, and of everything that is wrong.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::support::agent::run;
 use crate::support::stage::{Stage, config};
+use skewtrap::clock::wall_time;
 use skewtrap::demo::sglang::Config;
 
 const BUSY: [(u32, u32); 2] = [(9, 0), (8, 0)];
@@ -99,4 +101,34 @@ async fn a_server_that_is_not_there_is_said_in_a_sentence() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("http://127.0.0.1:9/server_info was not reached"), "{said}");
     assert!(said.contains("health: cannot connect to it"), "{said}");
+}
+
+#[tokio::test]
+async fn a_log_whose_stamps_are_of_another_zone_is_warned_of_with_what_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let (log, state) = (dir.path().join("of-another-zone.log"), dir.path().join("doctor-state"));
+    // Written now, and stamped an hour ago.
+    let stamp = (wall_time() - Duration::from_secs(3600)).to_string();
+    std::fs::write(
+        &log,
+        format!("[{} DP0 TP0] Decode batch, #running-req: 4, #queue-req: 0\n", &stamp[..19]),
+    )
+    .unwrap();
+    let state = state.display().to_string();
+    let mut said_of = Vec::new();
+    for zone in ["UTC", "Etc/GMT+1"] {
+        let (url, log) = (&stage.double.url, log.display());
+        let text = format!("zone: {zone}\ntargets: [{{ name: server, url: '{url}', logs: ['{log}'] }}]\n");
+        std::fs::write(dir.path().join("of-zone.yaml"), text).unwrap();
+        let (code, said) =
+            run(dir.path(), &["doctor", "--config", "of-zone.yaml", "--state-dir", &state]).await;
+        assert_eq!(code, 0, "a warning is no failure: {said}");
+        said_of.push(
+            said.lines().filter(|line| line.contains("stamped")).map(str::to_owned).collect::<Vec<_>>(),
+        );
+    }
+    let told = "warn  server  log: its lines are stamped 1 h before they arrive: is `zone`";
+    assert!(matches!(&said_of[0][..], [line] if line.starts_with(told)), "{said_of:?}");
+    assert!(said_of[1].is_empty(), "{said_of:?}");
 }

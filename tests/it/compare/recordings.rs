@@ -160,6 +160,26 @@ fn four_processes_of_which_the_third_runs_three_times_the_products() {
 }
 
 #[test]
+fn rows_of_an_export_that_cannot_be_read_are_counted_and_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let from = here("tests/data/recordings/nsight/four-processes.sqlite.gz");
+    let unpacked = Command::new("gzip").arg("-dc").arg(from).output().expect("gzip runs").stdout;
+    let path = dir.path().join("w.sqlite");
+    fs::write(&path, unpacked).expect("written");
+    let database = rusqlite::Connection::open(&path).expect("a database");
+    database
+        .execute_batch(
+            "CREATE TABLE NVTX_EVENTS (start, end, text, textId, globalTid);
+             INSERT INTO NVTX_EVENTS VALUES ('soon', 10, 'step[DECODE bs=4]', NULL, 450 << 24);
+             INSERT INTO NVTX_EVENTS VALUES ('later', 20, 'step[DECODE bs=4]', NULL, 450 << 24);",
+        )
+        .expect("tables");
+    drop(database);
+    let told = serde_json::to_string(&compared(&[path]).comparison).expect("plain data");
+    assert!(told.contains("2 rows of the file could not be read and are left out"), "{told}");
+}
+
+#[test]
 fn a_manifest_tells_the_ranks_of_processes_and_files() {
     let dir = tempfile::tempdir().expect("a folder");
     let from = here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz");

@@ -126,6 +126,8 @@ pub fn status() -> Status {
         place: "http://10.0.0.7:30000/v1/loads".into(),
         state: SourceState::Ok,
         problem: None,
+        is_behind: false,
+        remark: None,
         last: Some(at),
         lag_s: Some(0.01),
         samples: 7,

@@ -146,7 +146,7 @@ impl Wrapped {
             incident: incident.into(),
             firing: String::new(),
             at: now,
-            badness: 1.0,
+            times_bound: 1.0,
             over_at: None,
             end: None,
         };

@@ -207,7 +207,7 @@ impl Stage {
             incident,
             firing: "dp_rank=1 high",
             may_predate_start: false,
-            badness: 2.0,
+            times_bound: 2.0,
         };
         let policy = Policy {
             budget: Budget {

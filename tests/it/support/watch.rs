@@ -106,6 +106,7 @@ fn setup_on(servers: &[&str], text: Option<&str>, mode: Mode) -> Setup {
             target: TargetId(0),
             kind: Source::Loads,
             name: "loads".into(),
+            zone: None,
         }],
         targets: servers.iter().map(target).collect(),
         policy: Policy::default(),
@@ -305,6 +306,7 @@ impl Play {
             lost_ms_per_step: None,
             confidence: Confidence::Low,
             confirms: None,
+            suspect: None,
         };
         self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);
     }

@@ -232,6 +232,7 @@ fn a_verdict_that_comes_late_is_kept_with_the_capture_that_it_is_of() {
         lost_ms_per_step: None,
         confidence: Confidence::High,
         confirms: None,
+        suspect: None,
     };
     let (told, mut effects) = (play.told.len(), Vec::new());
     let event = Event::Compared { incident, window: 1, note };
@@ -296,7 +297,7 @@ fn a_replay_shows_when_what_was_captured_would_have_been_captured_again() {
         .iter()
         .filter_map(|e| match e {
             Effect::Changed { change, capture, .. } if change.finding.is_some() => {
-                Some((change.is_onset(), *capture, change.is_transition()))
+                Some((change.is_onset(), capture.word(), change.is_transition()))
             }
             _ => None,
         })
@@ -337,7 +338,7 @@ impl Witness {
         if let Some(last) = &self.last {
             prop_assert!(new.at >= last.at + Duration::from_secs(60), "within the cooldown");
             if new.incident == last.incident || !self.was_even {
-                prop_assert!(new.badness >= last.badness * 1.5, "no worse: {last:?} {new:?}");
+                prop_assert!(new.times_bound >= last.times_bound * 1.5, "no worse: {last:?} {new:?}");
                 self.further += 1;
             }
         }

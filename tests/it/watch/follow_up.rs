@@ -46,6 +46,7 @@ fn verdict(kind: Kind, by: Option<Place>, sentence: &str) -> VerdictNote {
         lost_ms_per_step: None,
         confidence: Confidence::Medium,
         confirms: None,
+        suspect: None,
     }
 }
 

@@ -88,6 +88,12 @@ fn a_scheduler_that_is_killed_is_told_by_its_own_clock_with_work_or_without_and_
         assert!(play.told.contains(&Update::Resolved), "it goes on: {:?}", play.told);
         let told = Message::of(fired, Update::Fired, fired.fired_at, &Origin::default());
         assert_eq!(told.title, title);
+        let how_much = &told.facts.how_much;
+        assert!(
+            how_much.contains("(it had stood still for 2") && how_much.contains(" s when that was found"),
+            "{how_much}"
+        );
+        assert!(!how_much.contains("times the bound"), "{how_much}");
         assert!((fired.finding.onset.epoch_s() - at(60.0).epoch_s()).abs() < 3.0, "{:?}", fired.finding);
         assert!(fired.fired_at.epoch_s() <= at(86.0).epoch_s(), "{}", fired.fired_at);
         assert_eq!(play.told.iter().filter(|update| **update == Update::Fired).count(), 1, "{:?}", play.told);

@@ -187,7 +187,7 @@ pub fn attempt_of(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> A
         incident: request.incident.to_owned(),
         firing: request.firing.to_owned(),
         at: now,
-        badness: request.badness,
+        times_bound: request.times_bound,
         over_at: None,
         end: None,
     }
@@ -247,7 +247,7 @@ mod tests {
         let limits =
             Limits { cooldown: Duration::from_secs(600), captures: 4, per: Duration::from_secs(86_400) };
         let (rule, target, incident) = ("r", "t", "i1");
-        let (firing, may_predate_start, badness) = ("", false, 1.5);
+        let (firing, may_predate_start, times_bound) = ("", false, 1.5);
         let request = CaptureRequest {
             rule,
             limits: &limits,
@@ -256,7 +256,7 @@ mod tests {
             incident,
             firing,
             may_predate_start,
-            badness,
+            times_bound,
         };
         let now = Time::from_epoch_s(1000.0);
         admit(spec, &request, &Ledger::default(), &Facts::default(), policy, None, now)

@@ -68,8 +68,9 @@ pub struct Attempt {
     /// When it was allowed, just before the request.
     pub at: Time,
     /// How bad the incident was, in multiples of the rule's bound: the mark that a further window of
-    /// the incident is held against.
-    pub badness: f64,
+    /// the incident is held against. The state of earlier releases has it as `badness`.
+    #[serde(rename = "badness")]
+    pub times_bound: f64,
     /// When what fired was observed to have ended; `None` while it lasts, or when its end was not observed.
     #[serde(default)]
     pub over_at: Option<Time>,
@@ -182,7 +183,7 @@ pub struct CaptureRequest<'a> {
     /// Whether it may have begun to fire before this agent started: an earlier agent may have captured it.
     pub may_predate_start: bool,
     /// How bad it is, in multiples of the bound (at least 1 for what fires).
-    pub badness: f64,
+    pub times_bound: f64,
 }
 
 /// What a rule has used of its limits on a server.
@@ -231,7 +232,7 @@ impl Ledger {
 
     /// The mark that a further window is held against.
     pub fn worst<'s>(&'s self, request: &'s CaptureRequest<'_>, now: Time) -> Option<&'s Attempt> {
-        self.marks(request, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
+        self.marks(request, now).max_by(|a, b| a.times_bound.total_cmp(&b.times_bound))
     }
 
     /// When a rule's attempts on a server were, in their order.
@@ -447,13 +448,13 @@ fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration
 /// attempt so far.
 fn worse(request: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
     let Some(worst) = ledger.worst(request, now) else { return Ok(()) };
-    let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));
+    let (last, needed) = (worst.times_bound, worst.times_bound * budget.worse_by.max(1.0));
     // Written so that NaN refuses.
-    if request.badness >= needed {
+    if request.times_bound >= needed {
         return Ok(());
     }
     let before = (worst.incident != request.incident).then(|| worst.incident.clone());
-    Err(Refusal::NotWorse { before, last, now: request.badness, needed })
+    Err(Refusal::NotWorse { before, last, now: request.times_bound, needed })
 }
 
 fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {

@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn one_wrong_fact_is_enough_to_refuse() {
         assert_eq!(verdict(|_| {}), "ok");
-        assert_eq!(verdict(|f| f.server_lost(at(0.0))), "unknown_server");
+        assert_eq!(verdict(|f| f.server_lost(at(0.0))), "no_answer");
+        assert_eq!(verdict(|f| f.server = None), "unknown_server");
         assert_eq!(verdict(|f| f.health = crate::capture::facts::Health::default()), "stale_facts");
         assert_eq!(
             verdict(|f| f.health.answered(HealthAnswer::Unhealthy("503".into()), at(0.0))),
@@ -241,8 +242,8 @@ mod tests {
         facts.health.answered(HealthAnswer::Unhealthy("cannot connect to it".into()), at(15.0));
         facts.server_lost(at(15.0));
         let refused = server(&facts).expect_err("it is gone");
-        insta::assert_snapshot!(refused, @"the server does not answer since 1970-01-01 00:16:45.0 UTC (cannot connect to it); a window can be opened once it does");
-        assert_eq!(refused.word(), "unknown_server");
+        insta::assert_snapshot!(refused, @"the server has not answered since 1970-01-01 00:16:45.0 UTC (cannot connect to it): see whether its process runs, and what its log says last; no window is opened before it answers again");
+        assert_eq!(refused.word(), "no_answer");
     }
 
     #[test]

@@ -44,11 +44,11 @@ pub enum Refusal {
     /// Nothing fires any more.
     #[error("it healed before the window would have opened")]
     Cleared,
-    /// It harms too few requests.
-    #[error("{:.0} % of the requests would be better off now, were the load even, and a window is spent from {:.0} % on (min_harm); it is looked at again while it lasts", .harm * 100.0, .least * 100.0)]
-    LittleHarm {
+    /// Its impact is on too few requests.
+    #[error("{:.0} % of the requests would be better off now, were the load even, and a window is spent from {:.0} % on (min_impact); it is looked at again while it lasts", .impact * 100.0, .least * 100.0)]
+    LittleImpact {
         /// The share of requests that would be better off, were the load even.
-        harm: f64,
+        impact: f64,
         /// The share from which on a window is spent.
         least: f64,
     },
@@ -202,7 +202,9 @@ pub enum Refusal {
         why: String,
     },
     /// The server does not answer.
-    #[error("the server does not answer since {since} ({why}); a window can be opened once it does")]
+    #[error(
+        "the server has not answered since {since} ({why}): see whether its process runs, and what its log says last; no window is opened before it answers again"
+    )]
     NoAnswer {
         /// Since when.
         since: Time,

@@ -78,6 +78,13 @@ impl LeaseState {
         serde_json::from_slice(object).ok().filter(|state: &Self| state.lease <= VERSION)
     }
 
+    /// What is said of one that [`Self::read`] cannot read.
+    pub fn unreadable(name: &str) -> String {
+        format!(
+            "{name} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release"
+        )
+    }
+
     /// As an object.
     pub fn object(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("plain data serialises")

@@ -83,6 +83,7 @@ fn an_incident_has_ended_when_it_is_resolved_and_what_it_captured_was_compared()
         lost_ms_per_step: None,
         confidence: Confidence::Low,
         confirms: None,
+        suspect: None,
     });
     assert!(is_ended(&record, at(1.0), 600.0));
 }

@@ -54,15 +54,54 @@ impl CaptureOutcome {
         if let Self::Refused(refused) = self { Some(refused) } else { None }
     }
 
-    /// The word of the replay format: `none|would_start|refused|open|done|failed`.
+    /// How far it is.
+    pub const fn state(&self) -> CaptureState {
+        match self {
+            Self::None => CaptureState::None,
+            Self::WouldStart => CaptureState::WouldStart,
+            Self::Refused(_) => CaptureState::Refused,
+            Self::Open { .. } => CaptureState::Open,
+            Self::Done(_) => CaptureState::Done,
+            Self::Failed { .. } => CaptureState::Failed,
+        }
+    }
+
+    /// The same as a word: `done`.
     pub const fn word(&self) -> &'static str {
+        self.state().word()
+    }
+}
+
+/// How far a capture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureState {
+    /// Nothing is captured.
+    None,
+    /// Whether the incident is worth a window is decided in a moment.
+    Undecided,
+    /// A window would have opened here, in a recording.
+    WouldStart,
+    /// It was refused.
+    Refused,
+    /// A window is being taken.
+    Open,
+    /// Files were captured, or in a recording would have been already.
+    Done,
+    /// A window failed.
+    Failed,
+}
+
+impl CaptureState {
+    /// The word of the JSON, and of the replay format: `none|would_start|refused|open|done|failed`.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Undecided => "undecided",
             Self::WouldStart => "would_start",
-            Self::Refused(_) => "refused",
-            Self::Open { .. } => "open",
-            Self::Done(_) => "done",
-            Self::Failed { .. } => "failed",
+            Self::Refused => "refused",
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Failed => "failed",
         }
     }
 }

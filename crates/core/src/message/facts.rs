@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::words::{
-    blame_came_back, blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, utc, were,
+    blame_came_back, blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, stood_still,
+    utc, were,
 };
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
@@ -215,11 +216,13 @@ fn how_much(incident: &Incident) -> String {
     };
     let bound = deviation_bound(measured);
     // What departed in words, where a factor did: a number of times a bound says nothing by itself.
-    let measured = match finding.departure() {
-        Some(said) => {
+    let measured = match (finding.departure(), stood_still(incident)) {
+        (Some(said), Some(still)) => format!("{} ({still})", one_line(said)),
+        (None, Some(still)) => still,
+        (Some(said), None) => {
             format!("{} ({} times the bound at which it is told)", one_line(said), figure(measured.value))
         }
-        None => bound,
+        (None, None) => bound,
     };
     let since = incident.impact.as_ref().filter(|impact| impact.at.since(incident.fired_at) >= LATER);
     let since = since.map(|impact| members(finding, &impact.members)).filter(|shown| !shown.is_empty());
@@ -250,8 +253,8 @@ fn impact(incident: &Incident) -> String {
     let mut parts: Vec<String> = Vec::new();
     if let Some(harm) = incident.finding.harm.as_ref().filter(|harm| harm.requests >= 1.0) {
         parts.push(format!(
-            "{} requests ({:.0} % of all) would be better off, were the load even",
-            figure(harm.requests.round()),
+            "{} ({:.0} % of all) would be better off, were the load even",
+            counted(harm.requests.round() as usize, "request"),
             harm.share * 100.0
         ));
     }
@@ -376,6 +379,9 @@ fn captures(incident: &Incident) -> String {
         text += &format!("; capture {number}, at {} times its bound: {before}", figure(earlier.times_bound));
         if let Some(verdict) = &earlier.verdict {
             text += &format!("; {}", verdict.sentence);
+            if let Some(other) = verdict.of_another(&incident.finding) {
+                text += &format!(" ({})", compared_before(other, &incident.finding.rank));
+            }
         }
     }
     text
@@ -425,10 +431,11 @@ fn files(captured: &Captured) -> String {
 
 fn verdict(incident: &Incident) -> String {
     if let Some(verdict) = &incident.verdict {
-        let confirms = match verdict.confirms {
-            Some(true) => ", confirms the rule",
-            Some(false) => ", does not confirm the rule",
-            None => "",
+        let confirms = match (verdict.of_another(&incident.finding), verdict.confirms) {
+            (Some(other), _) => format!("; {}", compared_before(other, &incident.finding.rank)),
+            (None, Some(true)) => ", confirms the rule".to_owned(),
+            (None, Some(false)) => ", does not confirm the rule".to_owned(),
+            (None, None) => String::new(),
         };
         return format!("{} ({} confidence{confirms})", verdict.sentence, verdict.confidence.name());
     }
@@ -439,6 +446,18 @@ fn verdict(incident: &Incident) -> String {
         _ => "none: there is nothing to compare",
     }
     .into()
+}
+
+/// What a verdict is that was made for another blame.
+fn compared_before(other: &Labels, now: &Labels) -> String {
+    match (rank_name(other), rank_name(now)) {
+        (before, now) if before == now => {
+            format!(
+                "compared while {before} was blamed for the opposite: it confirms nothing of what is told now"
+            )
+        }
+        (before, now) => format!("compared while {before} was blamed: it confirms nothing of {now}"),
+    }
 }
 
 /// The cost of the last capture, and of all together.

@@ -6,6 +6,7 @@ use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{BeforeAndNow, CaptureOutcome, Impact, Incident, IncidentState, VerdictNote};
 use crate::rule::Severity;
 use crate::signal::sample::{ShownBy, Source};
+use skewtrap_trace::Suspect;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -73,6 +74,7 @@ pub fn sample(fired_at: Time) -> Incident {
             lost_ms_per_step: Some(1.9),
             confidence: Confidence::High,
             confirms: Some(true),
+            suspect: Some(Suspect { rank: Rank::dp(2).labels(), has_less: false }),
         }),
         bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
         id: id.into(),
@@ -86,6 +88,7 @@ pub fn sample(fired_at: Time) -> Incident {
         joined: Vec::new(),
         ended_unseen: false,
         returned: Vec::new(),
+        usual_pause_s: None,
         is_baseline: false,
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::{Finding, Measured, MemberValue, Side};
+use crate::finding::{Finding, Measured, MemberValue, Side, Symptom};
 use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Refused};
 use crate::rule::Severity;
 use skewtrap_trace::rank::Rank;
@@ -110,6 +110,10 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
         why: "all ranks are idle; a window would stay armed until the next traffic".into(),
     });
     insta::assert_snapshot!("terminal_refused", text(&incident, Update::Refused));
+    let no_answer = Reason::NoAnswer;
+    incident.capture = CaptureOutcome::Refused(Refused { reason: no_answer, why: "since 3:48".into() });
+    let title = message(&incident, Update::Refused).title;
+    assert!(title.ends_with("; no window (the server does not answer)"), "{title}");
     incident.capture = CaptureOutcome::Failed {
         why: "the server answered 500 to /start_profile: Profiling is already in progress".into(),
         captured: None,
@@ -348,6 +352,67 @@ fn where_the_blame_moves_every_message_tells_one_story_first_one_rank_then_the_o
         incident.blame(Finding { rank, ..fired().finding }, at());
     }
     assert_eq!(incident.blamed_before.len(), 8);
+}
+
+#[test]
+fn a_verdict_says_for_which_blame_it_was_made_and_confirms_no_other() {
+    let mut incident = sample(at());
+    assert!(
+        message(&incident, Update::Verdict).facts.verdict.ends_with("(high confidence, confirms the rule)")
+    );
+    let other = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
+    incident.blame(other, Time::from_epoch_s(1_795_492_139.0));
+    let told = message(&incident, Update::Verdict);
+    assert!(
+        told.facts
+            .verdict
+            .ends_with("(high confidence; compared while DP2 was blamed: it confirms nothing of DP0)"),
+        "{}",
+        told.facts.verdict
+    );
+    assert!(told.title.ends_with("on server (compared while DP2 was blamed)"), "{}", told.title);
+    let json = serde_json::to_value(&incident).expect("plain data");
+    assert_eq!(
+        (&json["verdict"]["confirms"], &json["verdict"]["suspect"]["rank"]["dp_rank"]),
+        (&serde_json::Value::Null, &2.into())
+    );
+    // A comparison that had begun before the blame moved is no other.
+    let late = sample(at()).verdict.expect("it was compared");
+    incident.conclude(1, late);
+    assert_eq!(incident.verdict.as_ref().and_then(|v| v.confirms), None);
+    // The opposite of the same rank is another blame, too.
+    let mut starved = sample(at());
+    starved.blame(Finding { side: Side::Low, ..starved.finding.clone() }, at());
+    let told = message(&starved, Update::Verdict).facts.verdict;
+    assert!(told.contains("compared while DP2 was blamed for the opposite: it confirms nothing"), "{told}");
+}
+
+#[test]
+fn of_a_rank_that_hangs_it_is_told_for_how_long_it_stands_still_and_what_is_usual() {
+    let mut incident = fired();
+    let finding = &mut incident.finding;
+    finding.evidence = Some("has work and has not moved while its peers did; load of DP2: 46".into());
+    let measured = finding.measured.as_mut().expect("it was measured");
+    (measured.signal, measured.value) = ("stuck".into(), 2.0);
+    (incident.impact, incident.usual_pause_s) = (None, Some(1.4));
+    let told = message(&incident, Update::Fired).facts.how_much;
+    assert!(
+        told.starts_with(
+            "has work and has not moved while its peers did (it had stood still for 4.2 s when that was found; ranks with \
+             work have paused for 1.4 s at most here); load when it fired: DP2 46"
+        ),
+        "{told}"
+    );
+    assert!(!told.contains("times the bound"), "{told}");
+    // `stuck-rank` went on with what another rule had told before: since then it was no longer slow, but hung.
+    incident.fired_at = incident.finding.onset - Duration::from_secs(30);
+    let at = incident.finding.onset + Duration::from_secs(8);
+    let (rank, side) = (incident.finding.rank.clone(), Side::Low);
+    incident.finding.symptoms = vec![Symptom { at, rank, factor: "stuck".into(), side }];
+    incident.usual_pause_s = None;
+    assert!(incident.resolve(incident.finding.onset + Duration::from_secs(95)));
+    let told = message(&incident, Update::Resolved).facts.how_much;
+    assert!(told.contains("(it had stood still for 8 s when that was found, 95 s in all); load"), "{told}");
 }
 
 #[test]

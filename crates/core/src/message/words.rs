@@ -1,5 +1,7 @@
 //! Formats numbers, times, ranks and deviations for sentences.
 
+use std::time::Duration;
+
 use crate::factor::Factor;
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::{Incident, VerdictNote};
@@ -181,6 +183,25 @@ pub fn deviation_bound(measured: &Measured) -> String {
         return format!("its {what} departs by {} times the bound", figure(*value));
     }
     format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
+}
+
+/// What was seen so soon after the finding is what it was found by.
+const LATER: Duration = Duration::from_secs(5);
+
+/// Of a rank that hangs, for how long it had stood still when that was found, and what is usual there: `it had stood
+/// still for 7.2 s when that was found; ranks with work have paused for 1.4 s at most here`.
+pub fn stood_still(incident: &Incident) -> Option<String> {
+    let still = |until: Time| seconds(until.since(incident.finding.onset).as_secs_f64());
+    let found = incident.found_stuck()?;
+    let now = match (incident.resolved_at, incident.impact.as_ref().map(|seen| seen.at)) {
+        (Some(end), _) => format!(", {} in all", still(end)),
+        (None, Some(seen)) if seen.since(found) > LATER => format!(", {} by now", still(seen)),
+        _ => String::new(),
+    };
+    let usual = incident.usual_pause_s.map_or_else(String::new, |pause| {
+        format!("; ranks with work have paused for {} at most here", seconds(pause))
+    });
+    Some(format!("it had stood still for {} when that was found{now}{usual}", still(found)))
 }
 
 /// A verdict as a headline: `DP2 has more work than its peers`.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Rule;
 use super::state::RuleState;
+use crate::factor::Factor;
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::rank_name;
@@ -57,7 +58,7 @@ pub enum How {
     Escalated,
     /// The trouble of an incident that was taken to be over came back soon: the same incident.
     Returned,
-    /// It still fires, and by its harm it was decided whether a window is spent on it: the same firing.
+    /// It still fires, and by its impact it was decided whether a window is spent on it: the same firing.
     Weighed,
 }
 
@@ -126,8 +127,18 @@ impl Change {
         if !self.group.0.is_empty() {
             part(format_args!("{}", self.group));
         }
-        if let Some(n) = &self.numbers {
-            part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound));
+        match &self.numbers {
+            // Of a rank that hangs it is always the same, and of what does not fire that of some other factor.
+            Some(n)
+                if n.statistic == Statistic::Factors
+                    && (self.finding.is_none() || *n.signal == *Factor::Stuck.word()) => {}
+            Some(n) if n.statistic == Statistic::Factors => {
+                part(format_args!("{} {:.2} times the bound at which it is told", n.signal, n.value));
+            }
+            Some(n) => {
+                part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound))
+            }
+            None => {}
         }
         if let Some(f) = &self.finding {
             let side = f.side.word();
@@ -144,7 +155,7 @@ impl Change {
             part(format_args!("it got worse"));
         }
         if self.how == How::Weighed {
-            part(format_args!("its harm was looked at"));
+            part(format_args!("its impact was looked at"));
         }
         if self.state == RuleState::Firing {
             part(format_args!("capture: {}", capture.replace('_', " ")));

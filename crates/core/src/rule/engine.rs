@@ -215,6 +215,12 @@ impl Engine {
         self.factors.told(server)
     }
 
+    /// The longest pause of a rank with work in health, of a server, in seconds.
+    pub fn usual_pause_s(&self, server: &str, now: Time) -> Option<f64> {
+        let pause = self.factors.baseline_of(server, now)?.known.longest_pause;
+        (pause > 0.0).then_some(pause)
+    }
+
     /// How the DP ranks of a server get on with their work.
     pub fn progress(&self, server: &str, now: Time) -> Vec<(u16, crate::factor::Progress)> {
         self.factors.progress(server, now)

@@ -78,6 +78,15 @@ pub enum IntakeStep<'a> {
         /// What is wrong now.
         problem: Option<&'a Problem>,
     },
+    /// The stamps of a log began or (`None`) ceased to differ from the arrival of its lines by more than can be right.
+    Stamps {
+        /// Of which server.
+        target: TargetId,
+        /// Which source.
+        source: SourceId,
+        /// By how much, in words.
+        disagreement: Option<String>,
+    },
 }
 
 /// What a rank's numbers were read from.
@@ -153,6 +162,11 @@ impl Intake {
         }
     }
 
+    /// The stamps of this log are of another zone than those of the others.
+    pub fn set_zone(&mut self, source: SourceId, zone: TimeZone) {
+        self.logs.insert(source, LogReader::new(zone));
+    }
+
     /// Sets the name (path or URL) under which the problems of a source are reported.
     pub fn name_source(&mut self, source: SourceId, name: Arc<str>) {
         self.names.insert(source, name);
@@ -184,9 +198,9 @@ impl Intake {
         self.problems.get(&source).and_then(ReportedProblem::current)
     }
 
-    /// By how many seconds a log's stamps disagree with their arrival, when that cannot be right.
-    pub fn stamp_disagreement_s(&self, source: SourceId) -> Option<i64> {
-        self.logs.get(&source).and_then(LogReader::disagreement_s)
+    /// By how much a log's stamps differ from their arrival, when that cannot be right, in words.
+    pub fn stamp_disagreement(&self, source: SourceId) -> Option<String> {
+        self.logs.get(&source).and_then(LogReader::disagreement)
     }
 
     /// Reads an observation into `store`; `step` is called for everything on the way, in the order of
@@ -283,7 +297,7 @@ impl Intake {
     ) -> Option<Time> {
         let mut last = None;
         let reader = self.logs.entry(source).or_insert_with(|| LogReader::new(self.zone.clone()));
-        let unreadable = reader.unreadable();
+        let (unreadable, disagreed) = (reader.unreadable(), reader.disagrees());
         let mut rest = lines;
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
@@ -336,6 +350,10 @@ impl Intake {
             }
         }
         self.counts.bad += reader.unreadable() - unreadable;
+        if let (Arrival::Live(at), true) = (arrival, reader.disagrees() != disagreed) {
+            let disagreement = reader.disagreement();
+            step(store, at, IntakeStep::Stamps { target, source, disagreement });
+        }
         last
     }
 

@@ -84,10 +84,14 @@ impl LogReader {
         self.shapes.unreadable()
     }
 
-    /// By how many seconds the stamps of live lines precede their arrival, when the zone or a clock
-    /// must be wrong.
-    pub fn disagreement_s(&self) -> Option<i64> {
-        self.clock.disagreement_s()
+    /// By how much the stamps of live lines differ from their arrival, when the zone or a clock must be wrong, in words.
+    pub fn disagreement(&self) -> Option<String> {
+        self.clock.disagreement()
+    }
+
+    /// Whether they do.
+    pub const fn disagrees(&self) -> bool {
+        self.clock.disagrees()
     }
 
     fn line<'a>(&mut self, text: &'a [u8]) -> Line<'a> {

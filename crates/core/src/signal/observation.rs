@@ -153,6 +153,14 @@ pub enum Problem {
         /// The system's words.
         why: String,
     },
+    /// It answers, and the agent has no room for what it says.
+    #[error(
+        "the agent is behind: what it has read and not taken in yet fills its memory, so it leaves what {url} answers; the server is not to blame. Give the agent more CPU, or less to watch"
+    )]
+    Behind {
+        /// Where.
+        url: Arc<str>,
+    },
     /// It takes too long.
     #[error("{url} did not answer within {timeout_s} s; the server is overloaded, or writes a profile")]
     TooSlow {
@@ -266,6 +274,16 @@ pub enum Problem {
         path: Arc<str>,
         /// How many.
         lines: u64,
+    },
+    /// Files that were gone before they could be read.
+    #[error(
+        "log {path} is rotated faster than it can be read; nothing was read of {files} of its files so far"
+    )]
+    LostFiles {
+        /// Which.
+        path: Arc<str>,
+        /// How many.
+        files: u64,
     },
     /// Standard input ended.
     #[error("standard input ended; nothing more comes from this log")]

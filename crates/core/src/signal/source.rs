@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::signal::observation::{Problem, SourceId};
@@ -23,6 +24,8 @@ pub struct WatchedSource {
     pub kind: Source,
     /// What it is called in messages: a path, an address.
     pub name: Arc<str>,
+    /// Of a log, the zone of its stamps, where it is another than that of the other logs.
+    pub zone: Option<TimeZone>,
 }
 
 /// The state of a source.

@@ -82,10 +82,30 @@ impl Clock {
         if prompt && stamp.millis.is_none() { arrival } else { stamped.min(arrival) }
     }
 
-    /// By how many seconds the stamps of live lines precede their arrival, when that is more than
-    /// can be right: the zone is wrong, or a clock is.
-    pub fn disagreement_s(&self) -> Option<i64> {
-        self.offset_s
+    /// By how much the stamps of live lines differ from their arrival, when that is more than can be right: the zone is
+    /// wrong, or a clock is. `its lines are stamped 1 h before they arrive: ...`.
+    pub fn disagreement(&self) -> Option<String> {
+        let off = self.offset_s?;
+        let minutes = (off.unsigned_abs() + 30) / 60;
+        let long = match (minutes / 60, minutes % 60) {
+            (0, minutes) => format!("{minutes} min"),
+            (hours, 0) => format!("{hours} h"),
+            (hours, minutes) => format!("{hours} h {minutes} min"),
+        };
+        let side = if off > 0 { "before" } else { "after" };
+        // Zones differ by whole quarters of an hour.
+        let cause = match (minutes + 1) % 15 <= 2 {
+            true => "is `zone`, the zone of the log's stamps, right?",
+            false => "is the clock of the server's machine right, or does its log come late?",
+        };
+        Some(format!(
+            "its lines are stamped {long} {side} they arrive: {cause} Until that is mended they are taken to be written when they arrive"
+        ))
+    }
+
+    /// Whether they do.
+    pub const fn disagrees(&self) -> bool {
+        self.offset_s.is_some()
     }
 
     fn nanos_of(&self, civil: &[u8], near: Option<Time>) -> Option<i64> {
@@ -165,9 +185,13 @@ mod tests {
         assert_eq!(utc.written_at(line, at(1_795_492_086.7), false), at(1_795_492_086.7));
         assert_eq!(utc.written_at(line, at(1_795_492_099.0), false), at(1_795_492_086.0), "it was held up");
         assert_eq!(utc.written_at(line, at(1_795_499_999.0), true), at(1_795_492_086.0), "a backlog is old");
-        assert_eq!(utc.disagreement_s(), None);
+        assert_eq!(utc.disagreement(), None);
         assert_eq!(utc.written_at(line, at(1_795_495_686.2), false), at(1_795_495_686.2), "the wrong zone");
-        assert_eq!(utc.disagreement_s(), Some(3600));
+        insta::assert_snapshot!(utc.disagreement().expect("it was seen"), @"its lines are stamped 1 h before they arrive: is `zone`, the zone of the log's stamps, right? Until that is mended they are taken to be written when they arrive");
+        utc.written_at(line, at(1_795_491_686.2), false);
+        insta::assert_snapshot!(utc.disagreement().expect("it was seen"), @"its lines are stamped 7 min after they arrive: is the clock of the server's machine right, or does its log come late? Until that is mended they are taken to be written when they arrive");
+        utc.written_at(line, at(1_795_492_086.7), false);
+        assert_eq!(utc.disagreement(), None);
         assert_eq!(utc.written_at(None, at(5.0), false), at(5.0));
     }
 }

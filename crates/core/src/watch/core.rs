@@ -49,7 +49,7 @@ pub(super) struct Core {
     pub(super) follow_ups: BTreeSet<Arc<str>>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
-    /// Firings whose harm is still to be looked at, as they were reported.
+    /// Firings whose impact is still to be looked at, as they were reported.
     pub(super) unreported: BTreeMap<Arc<str>, Change>,
     /// Whether a capture may disturb the samples of a server.
     pub(super) is_disturbed: bool,
@@ -144,6 +144,14 @@ impl Core {
                     None => format!("{server}: its source works again"),
                 };
                 out.push(Effect::SourceProblem { source, is_over: problem.is_none(), message });
+            }
+            IntakeStep::Stamps { target, source, disagreement } => {
+                let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
+                let is_over = disagreement.is_none();
+                let what =
+                    disagreement.unwrap_or_else(|| "its lines are stamped as they arrive again".into());
+                let message = format!("{server}: the log: {what}");
+                out.push(Effect::SourceProblem { source, is_over, message });
             }
         }
     }

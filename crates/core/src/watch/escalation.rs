@@ -15,7 +15,7 @@ use super::incidents::ActiveIncident;
 use super::requests::refused_effect;
 use super::windows::tell_result;
 use crate::capture::refusal::Refusal;
-use crate::incident::{CaptureOutcome, Escalation, Refused};
+use crate::incident::{CaptureOutcome, CaptureState, Escalation, Refused};
 use crate::message::Update;
 use crate::rule::{Change, times_bound};
 use crate::signal::store::SignalStore;
@@ -32,7 +32,7 @@ impl Core {
         let request = active.request(&active.incident.target, "", 1.0);
         let Some(worst) = self.ledger.worst(&request, now) else { return };
         let by = self.policy.budget.worse_by;
-        self.engine.watch_escalation(&active.incident.rule, &active.group, worst.badness, by);
+        self.engine.watch_escalation(&active.incident.rule, &active.group, worst.times_bound, by);
         if let Some(left) = again_in {
             self.engine.retry_escalation(&active.incident.rule, &active.group, now + left);
         }
@@ -118,6 +118,6 @@ fn escalation_change(active: &ActiveIncident, mut change: Change) -> Effect {
     let incident = &active.incident;
     let refused = incident.worse.as_ref().and_then(|w| w.refused.as_ref());
     change.continue_from(&incident.finding);
-    let capture = if refused.is_some() { "refused" } else { incident.capture.word() };
+    let capture = if refused.is_some() { CaptureState::Refused } else { incident.capture.state() };
     Effect::Changed { change: Box::new(change), capture, why: refused.map(|r| r.why.clone()) }
 }

@@ -12,7 +12,7 @@ use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
 use crate::capture::refusal::{Reason, Refusal};
 use crate::capture::window::WindowPhase;
-use crate::incident::{Incident, StoredCapture, VerdictNote};
+use crate::incident::{CaptureState, Incident, StoredCapture, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Change, Rule};
 use crate::signal::catalog::Catalog;
@@ -137,8 +137,8 @@ pub enum Effect {
     Changed {
         /// The change.
         change: Box<Change>,
-        /// The capture's word: docs/api.md has those of a replay.
-        capture: &'static str,
+        /// How far its capture is.
+        capture: CaptureState,
         /// Why it is refused.
         why: Option<String>,
     },

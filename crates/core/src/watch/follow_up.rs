@@ -43,13 +43,13 @@ impl Core {
             let Some(spec) = second_window(&active.capture) else { continue };
             let ends = active.incident.resolved_at.is_some() || active.is_away;
             let (name, window) = (active.incident.target.clone(), active.incident.next_window());
-            let badness =
-                self.ledger.attempts.iter().rev().find(|a| *a.incident == *id).map_or(1.0, |a| a.badness);
+            let times_bound =
+                self.ledger.attempts.iter().rev().find(|a| *a.incident == *id).map_or(1.0, |a| a.times_bound);
             let Some(target) = self.target_named(&name) else { continue };
             let decided = match ends {
                 // It would show something else.
                 true => Err(Refusal::Cleared),
-                false => self.decide_in_turn(Turn::FollowUp, &spec, store, (&id, target), badness, now),
+                false => self.decide_in_turn(Turn::FollowUp, &spec, store, (&id, target), times_bound, now),
             };
             let Some(active) = self.incidents.get_mut(&id) else { continue };
             let asked = |refused| Some(FollowUp { at: now, window, why: WHY.into(), refused });

@@ -74,9 +74,9 @@ pub struct ActiveIncident {
 }
 
 impl ActiveIncident {
-    /// The request for a capture of it, on a server of that name and group. `badness` is in multiples
+    /// The request for a capture of it, on a server of that name and group. `times_bound` is in multiples
     /// of the bound.
-    pub fn request<'a>(&'a self, target: &'a str, group: &'a str, badness: f64) -> CaptureRequest<'a> {
+    pub fn request<'a>(&'a self, target: &'a str, group: &'a str, times_bound: f64) -> CaptureRequest<'a> {
         CaptureRequest {
             rule: &self.incident.rule,
             limits: &self.limits,
@@ -85,7 +85,7 @@ impl ActiveIncident {
             incident: &self.incident.id,
             firing: &self.firing,
             may_predate_start: self.may_predate_start,
-            badness,
+            times_bound,
         }
     }
 

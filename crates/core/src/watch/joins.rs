@@ -13,7 +13,7 @@ use super::incidents::{ActiveIncident, Trigger};
 use super::shown::shown_by;
 use crate::capture::refusal::Refusal;
 use crate::finding::Finding;
-use crate::incident::{Incident, IncidentId, Joined};
+use crate::incident::{CaptureState, Incident, IncidentId, Joined};
 use crate::message::Update;
 use crate::rule::{Change, How};
 use crate::signal::store::SignalStore;
@@ -119,7 +119,7 @@ impl Core {
         if silenced.is_some() {
             out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
-        let capture = active.incident.capture.word();
+        let capture = active.incident.capture.state();
         out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
 
@@ -131,7 +131,7 @@ impl Core {
             out.push(Effect::Store { incident });
         }
         let why = Some(format!("it belongs to the trouble of {id}"));
-        out.push(Effect::Changed { change: Box::new(change), capture: "none", why });
+        out.push(Effect::Changed { change: Box::new(change), capture: CaptureState::None, why });
     }
 
     /// What a rule had found of an incident is over.
@@ -178,13 +178,15 @@ impl Core {
             if let Some(active) = self.incidents.take_over(id, &change, finding) {
                 level.into_iter().for_each(|level| active.incident.join(level));
             }
+            self.note_usual_pause(id, now);
             self.look_at_once(store, id, now);
             if let Some(active) = self.incidents.get(id).filter(|active| active.silenced.is_none()) {
                 let (incident, receivers) = (Box::new(active.incident.clone()), active.notify.clone());
                 out.push(Effect::Notify { incident, update: Update::Fired, only_edits: true, receivers });
             }
         }
-        let capture = self.incidents.get(id).map_or("none", |active| active.incident.capture.word());
+        let capture =
+            self.incidents.get(id).map_or(CaptureState::None, |active| active.incident.capture.state());
         out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
-use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::joins::Belongs;
 use super::shown::shown_by;
 use super::slowness;
 use super::windows::tell_result;
+use super::worth::look_of;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
@@ -22,7 +22,7 @@ use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, IncidentId, IncidentState, Refused};
+use crate::incident::{CaptureOutcome, CaptureState, IncidentId, IncidentState, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
@@ -33,7 +33,7 @@ use skewtrap_trace::labels::LabelValue;
 use skewtrap_trace::time::Time;
 
 /// How bad a firing is at least, in multiples of its bound.
-const LEAST_SEVERE: f64 = 1.0;
+const AT_BOUND: f64 = 1.0;
 /// The `target` of an incident whose group spans servers, where no label says which one is meant.
 const SEVERAL_SERVERS: &str = "several servers";
 /// A request that only lacked facts is repeated after this ...
@@ -81,9 +81,9 @@ impl Core {
         let incident = self.incidents.firing(&change).map(|active| &active.incident);
         let capture = match incident.map(|i| &i.capture) {
             // That it would start was reported with the onset, and readers count windows by those lines.
-            Some(CaptureOutcome::WouldStart) => "done",
-            Some(capture) => capture.word(),
-            None => "none",
+            Some(CaptureOutcome::WouldStart) => CaptureState::Done,
+            Some(capture) => capture.state(),
+            None => CaptureState::None,
         };
         if change.how == How::Resumed
             && let Some(incident) = incident
@@ -142,6 +142,7 @@ impl Core {
         let active = self.incidents.open(&change, finding, name);
         active.silenced = silenced;
         let id = active.incident.id.clone();
+        self.note_usual_pause(&id, now);
         self.look_for_cause(store, &id, now);
         let Some(active) = self.incidents.get_mut(&id) else { return };
         let look = look_of(active);
@@ -180,8 +181,8 @@ impl Core {
         }
         let Some(active) = self.incidents.get_mut(&id) else { return };
         let capture = match self.unreported.contains_key(&id) {
-            true => "looking",
-            false => active.incident.capture.word(),
+            true => CaptureState::Undecided,
+            false => active.incident.capture.state(),
         };
         let why = active.incident.capture.refused().map(|r| r.why.clone());
         // The start goes first: every microsecond between the line and the request counts. A refusal
@@ -192,6 +193,17 @@ impl Core {
         tell_beginning(active, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
+    }
+
+    /// How long a rank that hangs has stood still says something beside what is usual there. Of one without work
+    /// nothing is known to be.
+    pub(super) fn note_usual_pause(&mut self, id: &IncidentId, now: Time) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        let incident = &mut active.incident;
+        let has_work = incident.finding.harm.as_ref().is_none_or(|impact| impact.requests >= 1.0);
+        if incident.found_stuck().is_some() && has_work {
+            incident.usual_pause_s = self.engine.usual_pause_s(&incident.target, now);
+        }
     }
 
     /// The server on which a capture would be taken: the only one there is, the group's, or the blamed
@@ -220,7 +232,7 @@ impl Core {
             self.deferred.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.deferred.remove(&id);
-            if self.put_off_if_harmless(&id, now, out) {
+            if self.put_off_if_not_worth_it(&id, now, out) {
                 continue;
             }
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
@@ -282,8 +294,8 @@ impl Core {
     ) -> bool {
         self.refresh_cause(store, id, now);
         let Some(active) = self.incidents.get(id) else { return false };
-        let (badness, fired_at) = (severity_ratio(&active.incident.finding), active.incident.fired_at);
-        match self.decide(store, id, target, badness, now) {
+        let (times_bound, fired_at) = (times_bound_of(&active.incident.finding), active.incident.fired_at);
+        match self.decide(store, id, target, times_bound, now) {
             Ok(None) => {}
             Ok(Some(granted)) => self.start(id, target, granted, now, out),
             Err(refusal) => {
@@ -307,8 +319,8 @@ impl Core {
         wait: Duration,
         now: Time,
     ) -> Option<Refusal> {
-        let badness = severity_ratio(&self.incidents.get(id)?.incident.finding);
-        self.decide(store, id, target, badness, now).err().filter(|refusal| refusal.outlasts(wait))
+        let times_bound = times_bound_of(&self.incidents.get(id)?.incident.finding);
+        self.decide(store, id, target, times_bound, now).err().filter(|refusal| refusal.outlasts(wait))
     }
 
     /// Decides on one request; `None` when nothing is to be captured.
@@ -317,11 +329,11 @@ impl Core {
         store: &SignalStore,
         id: &Arc<str>,
         target: TargetId,
-        badness: f64,
+        times_bound: f64,
         now: Time,
     ) -> Result<Option<Granted>, Refusal> {
         let Some(spec) = self.incidents.get(id).map(|active| active.capture.clone()) else { return Ok(None) };
-        self.decide_in_turn(Turn::First, &spec, store, (id, target), badness, now)
+        self.decide_in_turn(Turn::First, &spec, store, (id, target), times_bound, now)
     }
 
     /// Decides on one request for the window `spec`; `None` when nothing is to be captured.
@@ -331,7 +343,7 @@ impl Core {
         spec: &CaptureSpec,
         store: &SignalStore,
         (id, target): (&Arc<str>, TargetId),
-        badness: f64,
+        times_bound: f64,
         now: Time,
     ) -> Result<Option<Granted>, Refusal> {
         let Some(active) = self.incidents.get(id).filter(|_| *spec != CaptureSpec::None) else {
@@ -348,7 +360,7 @@ impl Core {
         if self.mode == Mode::Live {
             server.note_work(target, store, now);
         }
-        let request = active.request(&server.name, &server.group, badness);
+        let request = active.request(&server.name, &server.group, times_bound);
         let (ledger, policy) = (&self.ledger, &self.policy);
         let slowness = match active.trigger {
             Trigger::Manual => slowness::beside(self.incidents.causes_on(&active.incident.target)),
@@ -380,7 +392,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Some(active) = self.incidents.get_mut(id) else { return };
-        let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.badness);
+        let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.times_bound);
         if active.story.is_awaiting() {
             // Its verdict comes too late for the message: the next capture takes the place of this one.
             tell_result(active, Update::Captured, out);
@@ -430,7 +442,7 @@ impl Core {
         };
         let name = server.name.clone();
         let id = self.incidents.open_manual(request, name, now);
-        let granted = self.decide(store, &id, target, LEAST_SEVERE, now).and_then(|granted| {
+        let granted = self.decide(store, &id, target, AT_BOUND, now).and_then(|granted| {
             let (what, why) = ("capture: none".into(), "there is no window to open".into());
             granted.ok_or(Refusal::Never { what, why })
         });
@@ -523,8 +535,8 @@ pub(super) fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effe
 }
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.
-fn severity_ratio(finding: &Finding) -> f64 {
-    finding.measured.as_ref().map_or(LEAST_SEVERE, |m| times_bound(m.value, m.bound))
+fn times_bound_of(finding: &Finding) -> f64 {
+    finding.measured.as_ref().map_or(AT_BOUND, |m| times_bound(m.value, m.bound))
 }
 
 fn open_window(incident: &Arc<str>, method: &CaptureMethod, now: Time) -> OpenWindow {

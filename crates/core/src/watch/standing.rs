@@ -73,7 +73,7 @@ fn finding_of(uneven: &factor::Uneven, ranks: &[u16]) -> Finding {
     };
     let n = loads.len() as f64;
     let value = loads[uneven.rank] * n / loads.iter().sum::<f64>().max(1e-9);
-    // The excess of one rank over its part is harm to that part of all requests.
+    // The excess of one rank over its part has an impact on that part of all requests.
     let bound = 1.0 + sign * uneven.worth * n;
     Finding {
         rank: rank.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Watch;
 use super::core::Core;
+use super::history::Axes;
 use super::incidents::ActiveIncident;
 use super::server::Server;
 use crate::capture::facts::{ServerKind, Sizes};
@@ -14,26 +15,21 @@ use crate::capture::refusal::Span;
 use crate::capture::sizing::max_stall_of;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::CaptureOutcome;
+use crate::message::stood_still;
 use crate::rule::Evaluation;
 use crate::rule::{Rule, RuleState};
-use crate::signal::catalog;
 use crate::signal::observation::Problem;
-use crate::signal::sample::{Signal, Source, TargetId};
+use crate::signal::sample::{Source, TargetId};
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{SeriesStatus, SignalStore};
 use crate::status::{
-    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, Reach, RuleStatus, Scope,
-    SignalStatus, SourceStatus, Status, TargetStatus, WindowStatus, next_of, not_watched, resampled,
+    BudgetStatus, GroupStatus, LimitStatus, RankStatus, Reach, RuleStatus, Scope, SignalStatus, SourceStatus,
+    Status, TargetStatus, WindowStatus, next_of, not_watched,
 };
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// As far back as the store reaches; [`crate::status::Course`] adds what was before.
-const DRAWN: Duration = Duration::from_secs(300);
-const DRAWN_STEP: Duration = Duration::from_secs(2);
-/// At most this many signals are drawn, the load first, the rest in the rules' order.
-const DRAWN_SIGNALS: usize = 6;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What the core knows of itself and of some servers at `now`; addresses are the shell's to add.
@@ -225,11 +221,17 @@ fn group_of(core: &Core, evaluation: &Evaluation) -> GroupStatus {
     let active =
         core.incidents.firing_now().find(|c| c.incident.rule == evaluation.rule && Some(&c.group) == all);
     let incident = active.map(|c| &c.incident);
-    let numbers = evaluation.numbers.as_ref();
+    // How many times its bound a hung rank is, is always the same.
+    let still = incident.and_then(stood_still);
+    let numbers = evaluation.numbers.as_ref().filter(|_| still.is_none());
+    let why = match still {
+        Some(still) => format!("{}; {still}", evaluation.why),
+        None => evaluation.why.clone(),
+    };
     GroupStatus {
         target,
         state: evaluation.state,
-        why: evaluation.why.clone(),
+        why,
         since: evaluation.since,
         statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
         value: numbers.map(|n| n.value),
@@ -252,7 +254,7 @@ fn again_of(core: &Core, active: &ActiveIncident) -> Option<String> {
     if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {
         return Some(format!(
             "since {} it is {:.2} times its bound, worse than the {:.2} times at which it was captured last, and was not captured again: {}",
-            worse.at, worse.times_bound, last.badness, refused.why
+            worse.at, worse.times_bound, last.times_bound, refused.why
         ));
     }
     let tried = match &incident.capture {
@@ -261,7 +263,7 @@ fn again_of(core: &Core, active: &ActiveIncident) -> Option<String> {
     };
     Some(format!(
         "{tried} at {:.2} times its bound and is captured again from {from:.2} times on (budget.worse_by)",
-        last.badness
+        last.times_bound
     ))
 }
 
@@ -352,75 +354,6 @@ fn limits_of_rules(core: &Core, now: Time) -> Vec<LimitStatus> {
     limits
 }
 
-/// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
-/// lines of that signal alone.
-pub(super) fn history_of(
-    core: &Core,
-    store: &SignalStore,
-    scope: &Scope,
-    only: Option<&str>,
-    now: Time,
-) -> Vec<History> {
-    // The same times at every look, so that a value that was drawn stays where it is.
-    let step = DRAWN_STEP.as_nanos() as i64;
-    let now = Time::from_nanos(now.nanos() - now.nanos().rem_euclid(step));
-    let axes_of = |place: usize| Axes::among(store.ranks_of(TargetId(place as u16)).iter());
-    let places = places_of(core, scope);
-    let servers: Vec<_> = places.map(|i| (i, &core.servers[i].name, axes_of(i))).collect();
-    let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
-    let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
-    let mut seen = BTreeSet::new();
-    signals.retain(|s| seen.insert(*s));
-    signals.truncate(DRAWN_SIGNALS);
-    let lines = |signal| {
-        let of = |(place, name, axes): &(usize, &Arc<str>, Axes)| {
-            lines_of((TargetId(*place as u16), name), axes, signal, store, now)
-        };
-        servers.iter().flat_map(of).collect()
-    };
-    let drawn = signals.into_iter().map(|signal| {
-        let (name, step_s) = (store.catalog().name_of(signal), DRAWN_STEP.as_secs_f64());
-        History { signal: name.into(), end: now, step_s, lines: lines(signal) }
-    });
-    let mut drawn: Vec<History> = drawn.filter(|history| !history.lines.is_empty()).collect();
-    // The others' names are still of use: they can be asked for.
-    for history in drawn.iter_mut().filter(|history| only.is_some_and(|only| *history.signal != *only)) {
-        history.lines = Vec::new();
-    }
-    drawn
-}
-
-/// A line per rank, from the best source that has it.
-fn lines_of(
-    (target, name): (TargetId, &Arc<str>),
-    axes: &Axes,
-    signal: Signal,
-    store: &SignalStore,
-    now: Time,
-) -> Vec<HistoryLine> {
-    let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
-    let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
-    for (rank, source, points) in store.lines_of(target, signal, now - DRAWN) {
-        let mut points = points.peekable();
-        if points.peek().is_none() {
-            continue;
-        }
-        let line = best.entry(axes.distinguishing(rank.labels())).or_insert((source, Vec::new()));
-        if source < line.0 {
-            *line = (source, Vec::new());
-        }
-        if source == line.0 {
-            line.1.extend(points);
-        }
-    }
-    let line = |(rank, (_, points)): (Labels, (Source, Vec<(Time, f64)>))| HistoryLine {
-        target: name.clone(),
-        rank,
-        values: resampled(points, now, DRAWN_STEP, count),
-    };
-    best.into_iter().map(line).collect()
-}
-
 /// Each with its server, in the order of the configuration.
 pub(super) fn sources_of(watch: &Watch, scope: &Scope, now: Time) -> Vec<(TargetId, SourceStatus)> {
     let places = places_of(&watch.core, scope);
@@ -444,61 +377,11 @@ fn source_status(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStat
         place: source.name.to_string(),
         state: given.state(problem, now),
         problem: problem.map(ToString::to_string),
+        remark: watch.intake.stamp_disagreement(source.id),
+        is_behind: matches!(problem, Some(Problem::Behind { .. })),
         last: given.last,
         lag_s: given.lag.map(|lag| lag.as_secs_f64()),
         samples: given.samples,
         dropped: given.dropped,
-    }
-}
-
-/// The axes of a server on which all its ranks have the same index. `/v1/loads` does not name them,
-/// `/metrics` does; without them, the numbers of both for one rank are shown together.
-#[derive(Debug, Default)]
-pub(super) struct Axes(BTreeSet<Arc<str>>);
-
-impl Axes {
-    /// A data-parallel rank is named even where there is only one.
-    fn among<'a>(ranks: impl Iterator<Item = &'a Labels>) -> Self {
-        let mut seen: BTreeMap<&Arc<str>, BTreeSet<&LabelValue>> = BTreeMap::new();
-        for (name, value) in ranks.flat_map(|rank| &rank.0) {
-            seen.entry(name).or_default().insert(value);
-        }
-        let others = &Axis::ALL[1..];
-        let is_axis = |name: &str| others.iter().any(|axis| axis.label() == name);
-        let same = seen.into_iter().filter(|(name, values)| values.len() == 1 && is_axis(name));
-        Self(same.map(|(name, _)| name.clone()).collect())
-    }
-
-    /// The labels that distinguish this rank from the others.
-    pub(super) fn distinguishing(&self, mut rank: Labels) -> Labels {
-        rank.0.retain(|name, _| !self.0.contains(name));
-        rank
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use skewtrap_trace::rank::Rank;
-
-    fn shown(ranks: &[Rank]) -> Vec<String> {
-        let labels: Vec<Labels> = ranks.iter().map(|r| r.labels()).collect();
-        let axes = Axes::among(labels.iter());
-        let shown: BTreeSet<String> =
-            labels.into_iter().map(|l| axes.distinguishing(l).to_string()).collect();
-        shown.into_iter().collect()
-    }
-
-    #[test]
-    fn a_rank_that_two_sources_name_differently_is_one_rank() {
-        let full = |dp| Rank::dp(dp).with(Axis::Tp, 0).with(Axis::Pp, 0).with(Axis::Ep, 0);
-        assert_eq!(shown(&[Rank::dp(0), Rank::dp(1), full(0), full(1)]), ["dp_rank=0", "dp_rank=1"]);
-        assert_eq!(shown(&[Rank::dp(0), full(0)]), ["dp_rank=0"]);
-    }
-
-    #[test]
-    fn an_axis_that_tells_ranks_apart_stays() {
-        let ranks = [Rank::dp(0).with(Axis::Tp, 0), Rank::dp(0).with(Axis::Tp, 1)];
-        assert_eq!(shown(&ranks), ["dp_rank=0 tp_rank=0", "dp_rank=0 tp_rank=1"]);
     }
 }

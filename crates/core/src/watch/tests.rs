@@ -57,7 +57,7 @@ fn rule(name: &str, condition: Condition, (hold, clear): (u64, u64)) -> Rule {
         only_if: None,
         min_mean: 0.0,
         min_members: 2,
-        min_harm: 0.05,
+        min_impact: 0.05,
         joins_trouble: false,
         capture: CaptureSpec::None,
         limits: Limits { cooldown: Duration::ZERO, captures: 10, per: Duration::from_secs(600) },
@@ -135,6 +135,7 @@ fn setup(rules: Vec<Rule>) -> Setup {
             target: TargetId(0),
             kind: Source::Log,
             name: "server.log".into(),
+            zone: None,
         }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),
@@ -638,6 +639,7 @@ fn a_verdict_is_put_on_the_recovered_capture_of_an_incident_that_was_resolved_an
         lost_ms_per_step: None,
         confidence: Confidence::Low,
         confirms: None,
+        suspect: None,
     };
     let event = Event::Compared { incident: known.id.clone(), window: 1, note: note.clone() };
     after.handle(event, at(243), &mut effects);

@@ -6,7 +6,7 @@ use super::core::Core;
 use super::event::{Effect, WindowEvent};
 use super::incidents::ActiveIncident;
 use crate::capture::governor::AttemptEnd;
-use crate::incident::{IncidentState, VerdictNote};
+use crate::incident::VerdictNote;
 use crate::message::Update;
 use skewtrap_trace::time::Time;
 
@@ -64,20 +64,14 @@ impl Core {
         let Some(active) = self.incidents.get_mut(id) else { return };
         if window != active.incident.window() {
             // Another capture has begun meanwhile, whose messages list this one.
-            if let Some(earlier) = active.incident.earlier.get_mut(window.saturating_sub(1)) {
-                earlier.verdict = Some(note);
-                out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
-            }
-            return;
+            active.incident.conclude(window, note);
+            return out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
         let note = match active.incident.is_follow_up(window) {
             true => concluded(active.incident.earlier.last().and_then(|e| e.verdict.as_ref()), note),
             false => note,
         };
-        active.incident.verdict = Some(note);
-        if active.incident.state == IncidentState::Captured {
-            active.incident.state = IncidentState::Compared;
-        }
+        active.incident.conclude(window, note);
         tell_result(active, Update::Verdict, out);
         self.weigh_follow_up(id);
         self.manual_is_over(id, now, out);

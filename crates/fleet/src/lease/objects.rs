@@ -42,9 +42,7 @@ impl LeaseObjects {
         let Some((bytes, stamped_at)) = self.store.get_stamped(&name).await? else { return Ok(None) };
         let state = LeaseState::read(&bytes).ok_or_else(|| StoreError::Failed {
             store: self.store.address().to_owned(),
-            why: format!(
-                "{name} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release"
-            ),
+            why: LeaseState::unreadable(&name),
         })?;
         Ok(Some(Latest { number, state, stamped_at }))
     }

@@ -1,87 +1,14 @@
 //! Agents that take turns by the lease in a store: a folder, and a real S3 server where there is one.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-use skewtrap_core::capture::governor::{Budget, Estimate};
-use skewtrap_core::capture::refusal::Refusal;
-use skewtrap_core::fleet::lease::{
-    Answer, GiveBack, GiveBackStep, Intent, Proof, Take, TakeStep, Turn, WindowEnd,
-};
+use skewtrap_core::capture::governor::Budget;
 use skewtrap_fleet::Store;
 use skewtrap_fleet::lease::PoolLease;
-use skewtrap_trace::time::Time;
 
 use crate::support::{Moto, client, environment};
+use crate::turns::{intent, taken, turns_of_many};
 
 fn store(address: &str, variables: Vec<(String, String)>) -> Store {
     Store::open(address, client(), variables).expect("an address")
-}
-
-fn now_from(began: Instant) -> impl Fn() -> Time {
-    move || Time::from_epoch_s(5_000.0) + began.elapsed()
-}
-
-fn intent(agent: &str, nonce: u32) -> Intent {
-    let nonce = format!("{agent}-{nonce}");
-    let (agent, host, target) = (agent.to_owned(), format!("host-of-{agent}"), "server".to_owned());
-    Intent { attempt: nonce.clone(), agent, host, target, nonce, ..Intent::default() }
-        .lasting(Duration::from_secs(30))
-}
-
-async fn taken(lease: &mut PoolLease, intent: Intent, budget: &Budget) -> Result<Turn, Refusal> {
-    let now = now_from(Instant::now());
-    let mut take = Take::new(intent, budget.clone(), Estimate::default(), None);
-    let mut step = take.begin();
-    loop {
-        step = lease.take(&mut take, step, &now).await;
-        step = match step {
-            TakeStep::Taken(turn) => return Ok(*turn),
-            TakeStep::Refused(refusal) => return Err(refusal),
-            TakeStep::Prove(_) => take.on(Answer::Proven(Proof::None), now()),
-            other => panic!("left half way: {other:?}"),
-        };
-    }
-}
-
-/// Agents that all want windows at the same time; gives the fences in the order of the windows.
-async fn turns_of_many(store: &Store, agents: u32, rounds: u32) -> Vec<u64> {
-    let open = Arc::new(AtomicU32::new(0));
-    let fences = Arc::new(Mutex::new(Vec::new()));
-    let budget = Budget { windows: 10_000, ..Budget::default() };
-    let tasks: Vec<_> = (0..agents)
-        .map(|agent| {
-            let (store, open, fences, budget) = (store.clone(), open.clone(), fences.clone(), budget.clone());
-            tokio::spawn(async move {
-                let mut lease = PoolLease::new(store, "prod", format!("agent{agent}"));
-                let (mut nonce, mut windows) = (0, 0);
-                while windows < rounds {
-                    nonce += 1;
-                    let intent = intent(&format!("agent{agent}"), nonce);
-                    let Ok(turn) = taken(&mut lease, intent.clone(), &budget).await else { continue };
-                    assert_eq!(open.fetch_add(1, Ordering::SeqCst), 0, "another window is open");
-                    fences.lock().expect("whole").push(turn.fence);
-                    tokio::task::yield_now().await;
-                    open.fetch_sub(1, Ordering::SeqCst);
-                    windows += 1;
-                    let end = WindowEnd { was_sent: true, stall_s: 0.1, ..WindowEnd::default() };
-                    let mut back = GiveBack::new(intent, end);
-                    while lease.give_back(&mut back).await != (GiveBackStep::Done { overtaken: false }) {}
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.expect("no agent fails");
-    }
-    let mut lease = PoolLease::new(store.clone(), "prod", "reader");
-    let latest = lease.latest().await.expect("read").expect("there");
-    assert_eq!(latest.state.open, None);
-    assert_eq!(latest.state.windows.len(), (agents * rounds) as usize, "each window is booked once");
-    let fences = fences.lock().expect("whole").clone();
-    assert!(fences.is_sorted_by(|a, b| a < b), "fencing numbers only grow: {fences:?}");
-    fences
 }
 
 async fn held_and_unreadable(store: &Store) {
@@ -106,7 +33,7 @@ async fn held_and_unreadable(store: &Store) {
 async fn in_a_folder_agents_take_turns() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = store(&format!("file://{}", dir.path().display()), environment());
-    assert_eq!(turns_of_many(&store, 4, 5).await.len(), 20);
+    assert_eq!(turns_of_many(|agent| PoolLease::new(store.clone(), "prod", agent), 4, 5).await.len(), 20);
     held_and_unreadable(&store).await;
 }
 
@@ -115,7 +42,7 @@ async fn in_s3_agents_take_turns() {
     let Some(moto) = Moto::start(&[]).await else { return };
     moto.create("leases").await;
     let store = store("s3://leases/of/skewtrap", moto.variables());
-    assert_eq!(turns_of_many(&store, 4, 3).await.len(), 12);
+    assert_eq!(turns_of_many(|agent| PoolLease::new(store.clone(), "prod", agent), 4, 3).await.len(), 12);
     held_and_unreadable(&store).await;
 }
 

@@ -3,3 +3,4 @@
 mod lease;
 mod store;
 mod support;
+mod turns;

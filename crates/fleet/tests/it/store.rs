@@ -11,7 +11,7 @@ use std::time::Instant;
 use skewtrap_core::finding::{Finding, Side};
 use skewtrap_core::fleet::{FleetView, Share};
 use skewtrap_core::incident::{Exchange, Incident, Record};
-use skewtrap_fleet::upload::{Destination, MARK};
+use skewtrap_fleet::upload::{Destination, UPLOADED};
 use skewtrap_fleet::{Store, StoreError, index};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -223,7 +223,7 @@ async fn kill_anywhere(address: &str, variables: Vec<(String, String)>) {
         }
         check_present(&present, &expected, &id);
         assert!(child(address, &folder, &variables).wait().expect("it ends").success(), "it goes on");
-        assert!(folder.join(MARK).exists());
+        assert!(folder.join(UPLOADED).exists());
         let present = of_incident(&to.store, &id).await;
         assert_eq!(present.len(), expected.len() + 2, "nothing lost, nothing doubled: {:?}", present.keys());
         check_present(&present, &expected, &id);

@@ -213,7 +213,7 @@ impl Play {
             incident: &incident,
             firing: "",
             may_predate_start: false,
-            badness: 2.0,
+            times_bound: 2.0,
         };
         let budget = Budget {
             windows: 1000,
@@ -240,7 +240,7 @@ impl Play {
             incident: incident.clone(),
             firing: String::new(),
             at: self.wall(),
-            badness: 2.0,
+            times_bound: 2.0,
             over_at: None,
             end: None,
         };

@@ -27,16 +27,16 @@ fn attempt(s: u64, incident: &str) -> Attempt {
         incident: incident.into(),
         firing: "dp_rank=2 high".into(),
         at: at(s),
-        badness: 1.0,
+        times_bound: 1.0,
         over_at: None,
         end: Some(end),
     }
 }
 
-fn request(incident: &str, badness: f64) -> CaptureRequest<'_> {
+fn request(incident: &str, times_bound: f64) -> CaptureRequest<'_> {
     let (rule, limits, target, group) = ("r", &LIMITS, "t", "g");
     let (firing, may_predate_start) = ("dp_rank=2 high", false);
-    CaptureRequest { rule, limits, target, group, incident, firing, may_predate_start, badness }
+    CaptureRequest { rule, limits, target, group, incident, firing, may_predate_start, times_bound }
 }
 
 fn decided(attempts: Vec<Attempt>, now: Time) -> String {
@@ -133,8 +133,8 @@ fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
 #[test]
 fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
     let ledger = Ledger::from(vec![attempt(0, "a")]);
-    let decided = |badness| {
-        decide(&request("a", badness), &ledger, &Budget::default(), Estimate::default(), at(700))
+    let decided = |times_bound| {
+        decide(&request("a", times_bound), &ledger, &Budget::default(), Estimate::default(), at(700))
             .map_err(|r| r.word())
     };
     assert_eq!(decided(1.49), Err("not_worse"));
@@ -153,7 +153,7 @@ fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
         decided(&ledger, after).unwrap_err(),
         "this was captured as incident a, at 1.00 times its bound, and its end was not observed; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
     );
-    assert_eq!(decided(&ledger, CaptureRequest { badness: 1.5, ..after }), Ok(()));
+    assert_eq!(decided(&ledger, CaptureRequest { times_bound: 1.5, ..after }), Ok(()));
     assert_eq!(
         decided(&ledger, CaptureRequest { firing: "dp_rank=1 high", ..after }),
         Ok(()),

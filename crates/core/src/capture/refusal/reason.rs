@@ -57,7 +57,7 @@ impl Refusal {
             Self::WatchOnly
             | Self::SpansServers
             | Self::Cleared
-            | Self::LittleHarm { .. }
+            | Self::LittleImpact { .. }
             | Self::NotWorse { .. }
             | Self::FutureState { .. }
             | Self::NeedsLog { .. }
@@ -106,7 +106,7 @@ impl Refusal {
             Self::Silenced { .. } => Reason::Silenced,
             Self::SpansServers => Reason::SpansServers,
             Self::Cleared => Reason::Cleared,
-            Self::LittleHarm { .. } => Reason::LittleHarm,
+            Self::LittleImpact { .. } => Reason::LittleImpact,
             Self::Cooldown { .. } => Reason::Cooldown,
             Self::RuleLimit { .. } => Reason::RuleLimit,
             Self::WindowOpen { .. } => Reason::WindowOpen,
@@ -121,7 +121,8 @@ impl Refusal {
             Self::PoolLease { .. } => Reason::PoolLease,
             Self::Suppression { .. } => Reason::Suppression,
             Self::FutureState { .. } => Reason::FutureState,
-            Self::UnknownServer { .. } | Self::NoAnswer { .. } => Reason::UnknownServer,
+            Self::UnknownServer { .. } => Reason::UnknownServer,
+            Self::NoAnswer { .. } => Reason::NoAnswer,
             Self::Stale { .. } => Reason::Stale,
             Self::Unhealthy { .. } => Reason::Unhealthy,
             Self::Slow { .. } => Reason::Slow,
@@ -166,8 +167,9 @@ pub enum Reason {
     SpansServers,
     /// See [`Refusal::Cleared`].
     Cleared,
-    /// See [`Refusal::LittleHarm`].
-    LittleHarm,
+    /// See [`Refusal::LittleImpact`].
+    #[serde(alias = "little_harm")]
+    LittleImpact,
     /// See [`Refusal::Cooldown`].
     Cooldown,
     /// See [`Refusal::RuleLimit`].
@@ -199,6 +201,8 @@ pub enum Reason {
     FutureState,
     /// See [`Refusal::UnknownServer`].
     UnknownServer,
+    /// See [`Refusal::NoAnswer`].
+    NoAnswer,
     /// See [`Refusal::Stale`].
     #[serde(rename = "stale_facts")]
     Stale,
@@ -259,7 +263,7 @@ impl Reason {
             Self::Silenced => "silenced",
             Self::SpansServers => "spans_servers",
             Self::Cleared => "cleared",
-            Self::LittleHarm => "little_harm",
+            Self::LittleImpact => "little_impact",
             Self::Cooldown => "cooldown",
             Self::RuleLimit => "rule_limit",
             Self::WindowOpen => "window_open",
@@ -275,6 +279,7 @@ impl Reason {
             Self::Suppression => "quiet",
             Self::FutureState => "future_state",
             Self::UnknownServer => "unknown_server",
+            Self::NoAnswer => "no_answer",
             Self::Stale => "stale_facts",
             Self::Unhealthy => "unhealthy",
             Self::Slow => "slow",
@@ -299,6 +304,16 @@ impl Reason {
             Self::Unknown => "",
         }
     }
+
+    /// In a title, for people: `cooldown`, `the server does not answer`. Empty where it is unknown.
+    pub fn phrase(self) -> String {
+        match self {
+            Self::NoAnswer => "the server does not answer".into(),
+            Self::UnknownServer => "the server has not said what it is".into(),
+            Self::Stale => "what is known of the server is too old".into(),
+            _ => self.word().replace('_', " "),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -311,6 +326,10 @@ mod tests {
             let json = serde_json::to_value(reason).expect("it serialises");
             assert_eq!(json, reason.word());
             assert_eq!(serde_json::from_value::<Reason>(json).expect("it is read"), reason);
+        }
+        // Words of releases before this one, as incidents on disk have them.
+        for (word, reason) in [("stood_down", Reason::Suspended), ("little_harm", Reason::LittleImpact)] {
+            assert_eq!(serde_json::from_value::<Reason>(word.into()).expect("it is read"), reason);
         }
         assert_eq!(serde_json::from_str::<Reason>("\"of_tomorrow\"").expect("it is read"), Reason::Unknown);
     }

@@ -45,7 +45,7 @@ fn any_of(conditions: Vec<Condition>) -> Rule {
         only_if: None,
         min_mean: 0.0,
         min_members: 2,
-        min_harm: 0.05,
+        min_impact: 0.05,
         joins_trouble: false,
         capture: CaptureSpec::None,
         limits: Limits { cooldown: Duration::ZERO, captures: 1, per: Duration::from_secs(60) },

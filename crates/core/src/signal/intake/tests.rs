@@ -11,6 +11,9 @@ fn steps(intake: &mut Intake, store: &mut SignalStore, observations: &[Observati
             let text = match step {
                 IntakeStep::Due => return,
                 IntakeStep::Problem { problem: Some(p), .. } => p.to_string(),
+                IntakeStep::Stamps { disagreement, .. } => {
+                    disagreement.unwrap_or_else(|| "as they arrive".into())
+                }
                 IntakeStep::Read { rank, report, fields, .. } => {
                     format!("{rank} {report:?} {}", fields.len())
                 }
@@ -125,4 +128,36 @@ fn a_line_that_was_cut_is_read_to_its_bound_and_counted_as_dropped_by_its_source
     };
     assert_eq!(lines_of(MAX_LINE, 1_795_492_086.0), (0, 1));
     assert_eq!(lines_of(MAX_LINE + 1, 1_795_492_087.0), (1, 2));
+}
+
+#[test]
+fn stamps_of_a_wrong_zone_are_told_once_and_their_end_once_and_a_log_may_have_a_zone_of_its_own() {
+    let mut store = SignalStore::new(Arc::default(), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    let told = |intake: &mut Intake, store: &mut SignalStore, source: u16| {
+        let lines = |stamp: &str, s: f64| Observation::Lines {
+            target,
+            source: SourceId(source),
+            lines: format!("[2026-11-24 {stamp} DP0 TP0] Decode batch, #running-req: 4, #queue-req: 0\n")
+                .into_bytes(),
+            arrival: Arrival::Live(Time::from_epoch_s(s)),
+        };
+        // An hour late, twice, and right in the end.
+        let seen = [
+            lines("03:48:06", 1_795_495_686.2),
+            lines("03:48:07", 1_795_495_687.2),
+            lines("04:48:08", 1_795_495_688.2),
+        ];
+        steps(intake, store, &seen).into_iter().filter(|s| s.contains("arrive")).collect::<Vec<_>>()
+    };
+    let [began, over] = &told(&mut intake, &mut store, 0)[..] else { panic!("it was not told twice") };
+    assert!(began.contains("stamped 1 h before they arrive") && began.contains("`zone`"), "{began}");
+    assert!(over.contains("as they arrive"), "{over}");
+    intake.set_zone(SourceId(1), TimeZone::fixed(jiff::tz::offset(-1)));
+    let of_its_own = told(&mut intake, &mut store, 1);
+    assert!(
+        of_its_own[0].contains("stamped 1 h after they arrive"),
+        "its zone was right until then: {of_its_own:?}"
+    );
 }

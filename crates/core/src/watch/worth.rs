@@ -1,5 +1,5 @@
-//! Harm decides whether a window is spent on a trouble whose factors are watched: it is looked at a moment
-//! after the firing, and again as long as the trouble lasts and harms little.
+//! The impact of a trouble on the clients decides whether a window is spent on it, where factors are watched: it is
+//! looked at a moment after the firing, and again as long as the trouble lasts and its impact is small.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,41 +12,46 @@ use crate::factor::Factor;
 use crate::rule::{Change, How};
 use skewtrap_trace::time::Time;
 
-/// At the second of a firing the harm of a sudden trouble is still small, and a burst has not healed yet:
+/// At the second of a firing the impact of a sudden trouble is still small, and a burst has not healed yet:
 /// both are looked at again so much later, before a window is spent ...
 const LOOK: Duration = Duration::from_millis(2500);
 /// ... soon again where it seems to be over ...
 const SOON: Duration = Duration::from_secs(1);
-/// ... and so much later again while too little is harmed.
+/// ... and so much later again while the impact is too small.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Core {
-    /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or it harms too
-    /// few requests. It is looked at again as long as it lasts.
-    pub(super) fn put_off_if_harmless(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
+    /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or its impact
+    /// is too small. It is looked at again as long as it lasts.
+    pub(super) fn put_off_if_not_worth_it(
+        &mut self,
+        id: &Arc<str>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
-        let Some(harm) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
+        let Some(impact) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
         let told = self.engine.told(&active.incident.target);
         // It seems to be over, or a rank hangs after all: such a window could not be ended.
         if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
             self.deferred.insert(id.clone(), now + SOON);
             return true;
         }
-        let least = rule.min_harm;
-        if harm >= least {
+        let least = rule.min_impact;
+        if impact >= least {
             return false;
         }
         self.deferred.insert(id.clone(), now + LOOK_AGAIN);
         let is_news = !self.was_refused(id);
-        self.refuse(id, &Refusal::LittleHarm { harm, least }, out);
+        self.refuse(id, &Refusal::LittleImpact { impact, least }, out);
         if let Some(change) = self.unreported.get(id).cloned().filter(|_| is_news) {
             self.report_when_looked_at(id, change, now, out);
         }
         true
     }
 
-    /// Keeps the findings of troubles that go on up to date: who joined, what departed since, what it costs.
+    /// Keeps the findings of troubles that go on up to date: who joined, what departed since, their impact.
     pub(super) fn follow_troubles(&mut self, out: &mut Vec<Effect>) {
         let engine = &self.engine;
         for active in self.incidents.firing_now_mut() {
@@ -66,7 +71,7 @@ impl Core {
         }
     }
 
-    /// Tells what was decided of a firing whose harm was looked at.
+    /// Tells what was decided of a firing whose impact was looked at.
     pub(super) fn report_when_looked_at(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get(id).filter(|c| c.incident.resolved_at.is_none()) else {
             return;
@@ -75,11 +80,11 @@ impl Core {
         let change = Change { at: now, how: How::Weighed, finding, ..change };
         let capture = &active.incident.capture;
         let why = capture.refused().map(|r| r.why.clone());
-        out.push(Effect::Changed { change: Box::new(change), capture: capture.word(), why });
+        out.push(Effect::Changed { change: Box::new(change), capture: capture.state(), why });
     }
 }
 
-/// How long after the firing its harm is looked at; zero where no harm is known.
+/// How long after the firing its impact is looked at; zero where none is known.
 pub(super) fn look_of(active: &ActiveIncident) -> Duration {
     if active.incident.finding.harm.is_some() { LOOK } else { Duration::ZERO }
 }

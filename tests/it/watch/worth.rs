@@ -1,4 +1,4 @@
-//! Harm decides whether a window is spent on a trouble of factors.
+//! The impact decides whether a window is spent on a trouble of factors.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -54,10 +54,13 @@ fn told_of(
     watch.observe(&seen, Time::default(), &mut effects);
     let changed = effects.into_iter().filter_map(|e| match e {
         Effect::Changed { change, capture, why } if change.state == RuleState::Firing => {
-            Some((change.at.epoch_s() - START, change.state, change.how, capture, why))
+            Some((change.at.epoch_s() - START, change.state, change.how, capture.word(), why))
         }
         Effect::Refused { reason, .. } => {
-            assert!(matches!(reason, Reason::LittleHarm | Reason::Cleared | Reason::Cooldown), "{reason:?}");
+            assert!(
+                matches!(reason, Reason::LittleImpact | Reason::Cleared | Reason::Cooldown),
+                "{reason:?}"
+            );
             None
         }
         _ => None,
@@ -66,20 +69,20 @@ fn told_of(
 }
 
 #[test]
-fn a_trouble_that_harms_many_requests_is_worth_a_window_a_moment_after_it_fired() {
+fn a_trouble_with_an_impact_on_many_requests_is_worth_a_window_a_moment_after_it_fired() {
     let told = told(60, 60);
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((fired.2, fired.3), (How::Entered, "looking"));
+    assert_eq!((fired.2, fired.3), (How::Entered, "undecided"));
     assert_eq!((weighed.2, weighed.3), (How::Weighed, "would_start"));
     assert!((2.0..4.0).contains(&(weighed.0 - fired.0)), "{told:?}");
 }
 
 #[test]
-fn a_trouble_that_harms_hardly_anybody_is_told_and_opens_nothing() {
+fn a_trouble_with_hardly_an_impact_is_told_and_opens_nothing() {
     let told = told(60, 20);
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((fired.3, weighed.3), ("looking", "refused"));
-    assert!(weighed.4.as_ref().is_some_and(|why| why.contains("min_harm")), "{told:?}");
+    assert_eq!((fired.3, weighed.3), ("undecided", "refused"));
+    assert!(weighed.4.as_ref().is_some_and(|why| why.contains("min_impact")), "{told:?}");
 }
 
 #[test]
