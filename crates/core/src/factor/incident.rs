@@ -21,7 +21,7 @@ pub struct Incident {
     pub onset: Option<Onset>,
     /// When it fired.
     pub fired: f64,
-    /// The statistic and the bound that it passed, as deviances.
+    /// The statistic as of now, over as many seconds as it was found in, and the bound that it passed, as deviances.
     pub deviance: f64,
     /// See above.
     pub bound: f64,

@@ -21,6 +21,8 @@ use skewtrap_trace::time::Time;
 /// The evidence of a departure grows for about this long after the load has changed: its slower
 /// smoothing remembers a quarter of a minute, and samples may be seconds apart.
 const DEPARTED: Duration = Duration::from_secs(60);
+/// That of a factor grows until all the seconds in which it was found are of the trouble.
+const FACTORS_SETTLE: Duration = Duration::from_secs(30);
 
 /// One statistic of one signal against its bounds.
 #[derive(Clone, Debug)]
@@ -100,7 +102,11 @@ impl Condition {
 
     /// How long after a change in the samples the statistic shows all of it.
     pub fn settles(&self) -> Duration {
-        if self.statistic == Statistic::Departure { DEPARTED } else { self.smooth * 3 }
+        match self.statistic {
+            Statistic::Departure => DEPARTED,
+            Statistic::Factors => FACTORS_SETTLE,
+            _ => self.smooth * 3,
+        }
     }
 
     fn read_departure(&self, departure: Option<&Evidence>) -> Reading {
@@ -115,7 +121,9 @@ impl Condition {
         let Some(told) = told else { return Reading::NOTHING };
         let trouble = told.trouble.filter(|t| self.factors.has(t.factor));
         let Some(trouble) = trouble else {
-            let value = if told.trouble.is_some() { 0.0 } else { told.times_bound().min(self.bound) };
+            let is_near = told.nearest.is_some_and(|nearest| self.factors.has(nearest.factor));
+            let is_own = told.trouble.is_none() && is_near;
+            let value = if is_own { told.times_bound().min(self.bound) } else { 0.0 };
             return Reading { value, ..Reading::NOTHING };
         };
         let dp = trouble.ranks.first().and_then(|rank| told.dp(*rank));

@@ -76,6 +76,7 @@ impl Detector {
         let Some(mut open) = self.open.take() else { return changes };
         open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
         note_symptoms(&mut open.incident, &its, now);
+        open.note_deviance(&its);
         if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
             changes.push(change);
         }
@@ -224,6 +225,21 @@ impl Detector {
 }
 
 impl Open {
+    /// How far it departs now. The same departure shows in ever longer windows the longer it lasts, so what is compared is
+    /// as many seconds of it as it was found in.
+    fn note_deviance(&mut self, candidates: &[Candidate]) {
+        let incident = &mut self.incident;
+        let of_it = |c: &Candidate| {
+            let (factor, test, seen, _) = c.told();
+            let is_it = (factor, test) == (incident.factor, self.test) && incident.ranks.contains(&c.rank);
+            let part = incident.window as f64 / seen.window.max(incident.window).max(1) as f64;
+            is_it.then_some(seen.deviance * part)
+        };
+        if let Some(now) = candidates.iter().filter_map(of_it).max_by(f64::total_cmp) {
+            incident.deviance = now;
+        }
+    }
+
     /// Another rank or factor is to blame after all: everything that is told of the trouble is of that one.
     fn told_anew(&mut self, told: Incident, test: Option<usize>) -> Change {
         let before = &mut self.incident;

@@ -836,3 +836,17 @@ fn what_has_gone_on_for_a_quarter_of_an_hour_is_usual_and_not_told_again() {
     let again = play(2000, 30, 3);
     assert!(again.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{again:?}");
 }
+
+#[test]
+fn a_trouble_that_grows_departs_further_and_one_that_merely_lasts_does_not() {
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 200, 1);
+    let mut deviance = |from: i64, seconds: i64, more: usize| {
+        play(&mut detector, from, seconds, more);
+        detector.open().expect("it goes on").deviance
+    };
+    let (soon, later) = (deviance(200, 20, 3), deviance(220, 80, 3));
+    assert!((0.7..1.5).contains(&(later / soon)), "{soon} {later}");
+    let grown = deviance(300, 80, 12);
+    assert!(grown > 1.5f64.powi(2) * later, "{later} {grown}");
+}

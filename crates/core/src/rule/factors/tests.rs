@@ -1,5 +1,8 @@
 use super::*;
 use crate::dice::Dice;
+use crate::rule::condition::Detected;
+use crate::rule::{Condition, Statistic};
+use crate::signal::frame::Frame;
 use crate::signal::sample::Signal;
 
 const START: f64 = 1e9;
@@ -244,4 +247,36 @@ fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
     assert_eq!(words(factor::Side::High, 0.7), "is sent 2.0 times its usual share of the requests");
     assert_eq!(words(factor::Side::High, -2.3), "is sent more requests than its usual share");
     assert_eq!(words(factor::Side::Low, 0.6), "is sent fewer requests than its usual share");
+}
+
+#[test]
+fn an_idle_rule_shows_no_number_of_a_factor_that_it_does_not_watch() {
+    let (factor, side) = (Factor::Share, factor::Side::High);
+    let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
+    let told = Told {
+        ranks: &[0, 1],
+        trouble: None,
+        nearest: Some(nearest),
+        is_calming: false,
+        learned_s: None,
+        cost: Cost::default(),
+    };
+    let shown = |factor: Factor| {
+        let condition = Condition {
+            signal: Signal(0),
+            signal_name: "load".into(),
+            statistic: Statistic::Factors,
+            bound: 1.0,
+            direction: Statistic::Factors.direction(),
+            side: Statistic::Factors.side(),
+            chance: None,
+            above_baseline: None,
+            smooth: Duration::ZERO,
+            hold: Duration::ZERO,
+            factors: FactorSet::NONE.with(factor),
+        };
+        let detected = Detected { factors: Some(&told), ..Detected::default() };
+        condition.read(&Frame::of(Vec::new()), detected, &mut Vec::new()).value
+    };
+    assert_eq!((shown(Factor::Share), shown(Factor::Stuck)), (0.5, 0.0));
 }
