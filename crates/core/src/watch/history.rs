@@ -1,11 +1,11 @@
 //! The last minutes of the signals that rules watch, as the page draws them: a line for each rank.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
-use super::status::places_of;
 use crate::signal::catalog;
 use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::store::SignalStore;
@@ -19,6 +19,11 @@ const DRAWN: Duration = Duration::from_secs(300);
 const DRAWN_STEP: Duration = Duration::from_secs(2);
 /// At most this many signals are drawn, the load first, the rest in the rules' order.
 const DRAWN_SIGNALS: usize = 6;
+
+/// The places of the servers that are asked about.
+pub(super) fn places_of(core: &Core, scope: &Scope) -> Range<usize> {
+    scope.places(core.servers.iter().map(|server| &server.name))
+}
 
 /// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
 /// lines of that signal alone.

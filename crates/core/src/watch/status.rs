@@ -1,13 +1,12 @@
 //! What the core shows of itself, as the plain data that the API, the page and `why` are made of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Watch;
 use super::core::Core;
-use super::history::Axes;
+use super::history::{Axes, places_of};
 use super::incidents::ActiveIncident;
 use super::server::Server;
 use crate::capture::facts::{ServerKind, Sizes};
@@ -64,11 +63,6 @@ pub(super) fn status_of(
         silences: core.silences.clone(),
         ..Status::default()
     }
-}
-
-/// The places of the servers that are asked about.
-pub(super) fn places_of(core: &Core, scope: &Scope) -> Range<usize> {
-    scope.places(core.servers.iter().map(|server| &server.name))
 }
 
 fn targets_of(
