@@ -255,7 +255,7 @@ async fn closed(
         }
         OpenMethod::Nsys { .. } => {
             let output = nsys::output_of(store, &window.incident, record.incident.window()).await;
-            let result = nsys::close(&handle.nsys, &window, &output, store.clock.now()).await;
+            let result = nsys::close(&handle.nsys, &window, &output, store.clock.now(), &cancel).await;
             with_scratched(store, result, record).await
         }
         OpenMethod::Command { group } => {
