@@ -392,6 +392,24 @@ impl Links {
         self.lease.as_ref().map_or(Ok(()), Held::check)
     }
 
+    /// Whether a window is still to be started, whatever held it up since it was granted: to be asked right before.
+    ///
+    /// # Errors
+    /// Somebody closed it, the agent ends, its server is another one, or the lease of the pool is over.
+    pub fn check_wanted(&mut self) -> Result<(), Unsent> {
+        while let Ok(signal) = self.signals.try_recv() {
+            match signal {
+                WindowSignal::Close => return Err(Unsent::Closed),
+                WindowSignal::Gone(why) => return Err(Unsent::Gone(why)),
+                WindowSignal::Line { .. } | WindowSignal::Cleared | WindowSignal::Dying(_) => {}
+            }
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Unsent::Closed);
+        }
+        Ok(self.check_lease()?)
+    }
+
     /// Shows the phase that a capture by other means than the engine's own profiler is in.
     pub fn show(&self, phase: WindowPhase, now: Time) {
         self.status.send_modify(|status| {

@@ -243,6 +243,8 @@ impl Taking {
         let (state, window) = (self.store.state.clone(), self.window.clone());
         let written = crate::world::blocking(move || state.update(&window)).await;
         written.map_err(Failed::closed)?.map_err(Failed::closed)?;
+        // The list, `/proc` and the disk may have held it up.
+        self.links.check_wanted().map_err(Failed::closed)?;
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result).await?;
         self.show(WindowPhase::Open);
