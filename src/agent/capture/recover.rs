@@ -229,6 +229,10 @@ async fn closed(
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
+            let of = (&store.state, store.clock);
+            let Some(mut turn) = window::turn_to_close(&handle, &request, of, &cancel).await else {
+                return CaptureResult { left_open: true, ..CaptureResult::default() };
+            };
             let (mut lines, mut ends) = (Lines::new(), Vec::new());
             for (index, log) in handle.logs.iter().enumerate() {
                 let (of_log, end) = since(log, window.log_from(log, index == 0)).await;
@@ -251,6 +255,7 @@ async fn closed(
             let state = (&store.state, store.clock);
             let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
             readers.iter().for_each(tokio::task::JoinHandle::abort);
+            turn.iter_mut().for_each(|turn| turn.set_open(outcome.may_be_open()));
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
