@@ -100,3 +100,19 @@ async fn a_server_that_is_not_there_is_said_in_a_sentence() {
     assert!(said.contains("http://127.0.0.1:9/server_info was not reached"), "{said}");
     assert!(said.contains("health: cannot connect to it"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_store_doctor_takes_no_window_beside_the_lease_of_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let (url, base, log) = (&stage.double.url, stage.base(), stage.double.log_path.display());
+    let (file, store) = (dir.path().join("skewtrap.yaml"), dir.path().join("store"));
+    let target = format!("targets: [{{ name: server, url: \"{url}\", logs: [\"{log}\"] }}]");
+    let rest = format!("store: {}\npool: p\ncapture: {{ output_dir: {base} }}\n", store.display());
+    std::fs::write(&file, format!("{target}\n{rest}")).unwrap();
+    let (file, state) = (file.display().to_string(), dir.path().join("state").display().to_string());
+    let (code, said) =
+        run(dir.path(), &["doctor", "--config", &file, "--state-dir", &state, "--take-window"]).await;
+    assert!(code == 1 && said.contains("under the lease of the pool"), "{said}");
+    assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
+}
