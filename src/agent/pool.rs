@@ -168,7 +168,7 @@ impl Pool {
     }
 
     /// Fetches what they brought into `folder`, and waits for it until then at the latest; `here` are the ranks whose
-    /// files this agent has. `None` where the pool has no such agents, or the store is away.
+    /// files this agent has. `None` where the pool has no such agents.
     pub async fn gather(
         &self,
         manifest: &WindowManifest,

@@ -23,6 +23,7 @@ use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::fleet::gather::Gathered;
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Intent, Proof, StoreClock, Take, TakeStep, WindowEnd,
 };
@@ -144,8 +145,11 @@ impl Keeper {
                         gather::gather(&destination(&config)?, &manifest, &here, &folder, until).await
                     };
                     let gathered = gathered.await.unwrap_or_else(|error| {
-                        warn!("what the agents of other nodes brought cannot be fetched: {error:#}");
-                        None
+                        // No word of it would read as if there were no such agents.
+                        let remark = format!(
+                            "whether the agents of other nodes brought them could not be asked ({error:#})"
+                        );
+                        Some(Gathered { remarks: vec![remark], ..Gathered::default() })
                     });
                     // Its window is gone.
                     let _ = answer.send(gathered);
