@@ -103,6 +103,16 @@ impl State {
         Ok(attempts.into())
     }
 
+    /// Whether there is a row of that attempt, readable or not.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn knows(&self, attempt: &str) -> Result<bool, StateError> {
+        self.written();
+        let found = self.lock().query_row("SELECT 1 FROM attempts WHERE id = ?1", [attempt], |_| Ok(()));
+        found.optional().map(|found| found.is_some()).map_err(|e| self.broken(e))
+    }
+
     /// Writes an attempt, its window and its incident. When this returns they survive a power cut.
     ///
     /// # Errors
