@@ -94,6 +94,7 @@ impl State {
             writer: Arc::new(Writer::start()),
             lock: lock.map(Arc::new),
             read_only: None,
+            moved: Arc::default(),
         })
     }
 }
