@@ -57,6 +57,21 @@ fn date_of(at: Time) -> String {
     at.rfc3339().split('T').next().unwrap_or_default().to_owned()
 }
 
+/// With what the names of Nsight Systems end: reports, their intermediate forms, exports and what SQLite writes beside them.
+const NSIGHT: [&str; 11] = [
+    ".nsys-rep",
+    ".qdrep",
+    ".qdstrm",
+    ".qdstrm.gz",
+    ".sqlite",
+    ".sqlite.gz",
+    ".arrow",
+    ".parquet",
+    "-wal",
+    "-shm",
+    "-journal",
+];
+
 /// The name in the incident's folder under which a file of its bundle is stored; `None` if it stays here.
 ///
 /// `path` is relative to the bundle: `summaries/dp2.summary.json` is stored as `dp2/summary.json`, that of a
@@ -75,8 +90,9 @@ pub fn object_of(path: &str, share: Share) -> Option<String> {
     if folder.is_empty() && name == RECORD || name == "pinned" {
         return None;
     }
-    let is_nsight = [".nsys-rep", ".sqlite", ".sqlite.gz", ".qdstrm"].iter().any(|end| name.ends_with(end));
-    let allowed = if is_nsight { share.secrets } else { share.raw };
+    // What a capture left half done may be a part of a report under any name.
+    let is_secret = NSIGHT.iter().any(|end| name.ends_with(end)) || folder.starts_with("left");
+    let allowed = if is_secret { share.secrets } else { share.raw };
     allowed.then(|| path.to_owned())
 }
 

@@ -27,12 +27,21 @@ fn of_a_bundle_summaries_and_rows_of_kernels_are_stored_and_the_rest_stays_here_
     assert_eq!(stored("summaries/dp2-tp0.summary.json", nothing).as_deref(), Some("dp2-tp0/summary.json"));
     assert_eq!(stored("summaries-2/dp2.summary.json", nothing).as_deref(), Some("dp2/summary-2.json"));
     assert_eq!(stored("kernels-2.csv", nothing).as_deref(), Some("kernels-2.csv"));
-    for path in ["evidence.jsonl", "traces/x-TP-0.trace.json.gz", "server.log", "report.html", "left/x"] {
+    for path in ["evidence.jsonl", "traces/x-TP-0.trace.json.gz", "server.log", "report.html"] {
         assert_eq!(stored(path, nothing), None, "{path}");
         assert_eq!(stored(path, secrets), None, "{path}");
         assert_eq!(stored(path, raw).as_deref(), Some(path));
     }
-    for path in ["traces/a.nsys-rep", "traces/a.sqlite", "traces/a.qdstrm"] {
+    for path in [
+        "traces/a.nsys-rep",
+        "traces/a.qdrep",
+        "traces/a.sqlite",
+        "traces/a.sqlite-wal",
+        "traces/a.qdstrm",
+        "left/a.arrow",
+        "left/x",
+        "left-2/x",
+    ] {
         assert_eq!(stored(path, raw), None, "{path}");
         assert_eq!(stored(path, secrets).as_deref(), Some(path));
     }
