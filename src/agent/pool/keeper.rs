@@ -516,7 +516,11 @@ mod tests {
         let (bucket, away) = (dir.path().join("bucket"), dir.path().join("away"));
         std::fs::create_dir(&bucket).expect("a folder");
         let state = State::in_memory().expect("a state");
-        keeper(&bucket, &state).take(intent("i1/1"), Estimate::default()).await.expect("taken").expect("held");
+        keeper(&bucket, &state)
+            .take(intent("i1/1"), Estimate::default())
+            .await
+            .expect("taken")
+            .expect("held");
         // The agent after it closes the window.
         let mut next = keeper(&bucket, &state);
         std::fs::rename(&bucket, &away).expect("gone");

@@ -459,7 +459,7 @@ mod tests {
             left.stops.as_ref().map(|stops| stops.count)
         };
         assert_eq!(stops_noted(), None, "it was decided, and has not left");
-        assert!(run.leaves().await);
+        run.handle(&Event::StopLeaves);
         assert_eq!(stops_noted(), Some(1));
         run.cancel();
         run.handle(&Event::StopWithheld);

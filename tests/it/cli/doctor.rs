@@ -108,11 +108,11 @@ async fn with_a_store_doctor_takes_no_window_beside_the_lease_of_the_pool() {
     let (url, base, log) = (&stage.double.url, stage.base(), stage.double.log_path.display());
     let (file, store) = (dir.path().join("skewtrap.yaml"), dir.path().join("store"));
     let target = format!("targets: [{{ name: server, url: \"{url}\", logs: [\"{log}\"] }}]");
-    let rest = format!("store: {}\npool: p\ncapture: {{ output_dir: {base} }}\n", store.display());
-    std::fs::write(&file, format!("{target}\n{rest}")).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(&file, format!("{target}\nstore: 'file://{}'\npool: p\n", store.display())).unwrap();
     let (file, state) = (file.display().to_string(), dir.path().join("state").display().to_string());
-    let (code, said) =
-        run(dir.path(), &["doctor", "--config", &file, "--state-dir", &state, "--take-window"]).await;
+    let fixed = ["doctor", "--config", &file, "--state-dir", &state, "--output-dir", &base];
+    let (code, said) = run(dir.path(), &[&fixed[..], &["--take-window"]].concat()).await;
     assert!(code == 1 && said.contains("under the lease of the pool"), "{said}");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
 }
