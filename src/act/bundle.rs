@@ -162,8 +162,11 @@ impl Bundles {
     fn write_over(&self, record: &Record) -> Result<(), BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = record.clone();
-        if let Some(there) = self.read(&record.incident.id) {
-            record.keep_captured(there);
+        match self.there(&record.incident.id) {
+            Ok(there) => there.into_iter().for_each(|there| record.keep_captured(there)),
+            // Nothing in it can be kept.
+            Err(error) if error.source.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) => return Err(error),
         }
         self.replace(&record)
     }
@@ -172,10 +175,10 @@ impl Bundles {
     /// nothing to do. Returns whether there is one.
     ///
     /// # Errors
-    /// It cannot be written; the old one stays.
+    /// It cannot be read or written; the old one stays.
     pub fn update(&self, incident: Incident) -> Result<bool, BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut record) = self.read(&incident.id) else { return Ok(false) };
+        let Some(mut record) = self.there(&incident.id)? else { return Ok(false) };
         record.incident = incident;
         self.replace(&record).map(|()| true)
     }
@@ -184,10 +187,10 @@ impl Bundles {
     /// incident itself stays as the core last reported it. Without a bundle there is nothing to do.
     ///
     /// # Errors
-    /// It cannot be written; the old one stays.
+    /// It cannot be read or written; the old one stays.
     pub fn add_files(&self, incident: &str, stored: &StoredCapture) -> Result<(), BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut record) = self.read(incident) else { return Ok(()) };
+        let Some(mut record) = self.there(incident)? else { return Ok(()) };
         record.add_files(stored);
         self.replace(&record)
     }
@@ -272,6 +275,18 @@ impl Bundles {
     /// The record of a bundle of this agent.
     pub fn read(&self, incident: &str) -> Option<Record> {
         record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
+    }
+
+    /// The same, told from a record that cannot be read.
+    fn there(&self, incident: &str) -> Result<Option<Record>, BundleError> {
+        let path = self.path(incident).join(INCIDENT);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|e| failed(&path, e))?,
+        };
+        let record: Record = serde_json::from_slice(&bytes)
+            .map_err(|e| failed(&path, io::Error::new(io::ErrorKind::InvalidData, e)))?;
+        Ok(Some(record).filter(|record| record.agent == self.agent))
     }
 
     /// The same with the very bytes that it was read from.

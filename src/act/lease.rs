@@ -17,10 +17,19 @@ use serde::{Deserialize, Serialize};
 use skewtrap_trace::printable::printable;
 use skewtrap_trace::time::Time;
 
-/// A turn; it ends when this is dropped.
+/// A turn; it ends when this is dropped, unless a window may be open then.
 #[derive(Debug)]
 pub struct Lease {
     file: File,
+    is_open: bool,
+}
+
+impl Lease {
+    /// A window is, or may be, open, or no more. What is dropped while one is leaves others to wait for the time that
+    /// stands in the file.
+    pub const fn set_open(&mut self, is_open: bool) {
+        self.is_open = is_open;
+    }
 }
 
 /// Who has the turn.
@@ -83,13 +92,15 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(&serde_json::to_vec(holder)?)?;
-    Ok(Ok(Lease { file }))
+    Ok(Ok(Lease { file, is_open: false }))
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         // Emptied, so that the next agent need not wait for the time in it; where that fails, it does.
-        let _ = self.file.set_len(0);
+        if !self.is_open {
+            let _ = self.file.set_len(0);
+        }
     }
 }
 
@@ -124,6 +135,21 @@ mod tests {
         drop(take(&path, &holder("a"), at(9.0)).unwrap().expect("its own"));
         std::fs::write(&path, serde_json::to_vec(&holder("a")).unwrap()).unwrap();
         take(&path, &holder("b"), at(10.0)).unwrap().expect("its time is over");
+    }
+
+    #[test]
+    fn what_may_be_open_when_a_turn_ends_is_waited_for_like_that_of_a_killed_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(Some(dir.path()), "http://127.0.0.1:30000");
+        let mut first = take(&path, &holder("a"), at(1.0)).unwrap().unwrap();
+        first.set_open(true);
+        drop(first);
+        assert_eq!(take(&path, &holder("b"), at(9.0)).unwrap().unwrap_err(), holder("a"));
+        let mut again = take(&path, &holder("a"), at(9.0)).unwrap().expect("its own");
+        again.set_open(true);
+        again.set_open(false);
+        drop(again);
+        take(&path, &holder("b"), at(9.0)).unwrap().expect("it is closed");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod servers;
 mod window;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,7 @@ use writer::Writer;
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
 
 const ATTEMPTS: &str = "SELECT body FROM attempts ORDER BY at, id";
+const WINDOWS: &str = "SELECT body FROM windows ORDER BY attempt";
 const SAVE_INCIDENT: &str =
     "INSERT INTO incidents (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
 
@@ -76,6 +78,9 @@ pub struct State {
     lock: Option<Arc<open::FolderLock>>,
     /// Why it is a copy of what the folder holds.
     read_only: Option<Arc<str>>,
+    /// By how many nanoseconds the wall clock was set since a window was begun, by its attempt: whoever closes it goes by
+    /// a steady clock.
+    moved: Arc<Mutex<BTreeMap<String, i64>>>,
 }
 
 impl State {
@@ -101,6 +106,16 @@ impl State {
     pub fn ledger(&self) -> Result<Ledger, StateError> {
         let attempts: Vec<Attempt> = self.bodies("attempts", ATTEMPTS)?;
         Ok(attempts.into())
+    }
+
+    /// Whether there is a row of that attempt, readable or not.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn knows(&self, attempt: &str) -> Result<bool, StateError> {
+        self.written();
+        let found = self.lock().query_row("SELECT 1 FROM attempts WHERE id = ?1", [attempt], |_| Ok(()));
+        found.optional().map(|found| found.is_some()).map_err(|e| self.broken(e))
     }
 
     /// Writes an attempt, its window and its incident. When this returns they survive a power cut.
@@ -161,7 +176,8 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn update(&self, window: &OpenWindow) -> Result<(), StateError> {
-        let body = json(window);
+        let by_ns = self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&window.attempt).copied();
+        let body = by_ns.map_or_else(|| json(window), |by_ns| json(&window.moved(by_ns)));
         self.with_reserve(|| {
             self.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![window.attempt, body])
         })
@@ -259,16 +275,44 @@ impl State {
         self.change_attempts(|ledger| drop(ledger.resume(target)))
     }
 
-    /// The wall clock was set: see [`Ledger::clock_was_set`].
+    /// The wall clock was set: see [`Ledger::clock_was_set`]. The windows are moved with their attempts: by when one was
+    /// begun the next agent tells whether it may be stopped.
     ///
     /// # Errors
     /// The database cannot be read or written.
     pub fn clock_was_set(&self, jump: ClockJump) -> Result<(), StateError> {
-        self.change_attempts(|ledger| ledger.clock_was_set(jump))
+        let mut moved = Vec::new();
+        self.change_attempts_and(
+            |ledger| ledger.clock_was_set(jump),
+            |transaction| {
+                for body in bodies_in(transaction, WINDOWS)? {
+                    // As with attempts.
+                    let Ok(window) = serde_json::from_str::<OpenWindow>(&body) else { continue };
+                    if jump.moves(window.sent_at) {
+                        let values = params![window.attempt, json(&window.moved(jump.by_ns))];
+                        transaction.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", values)?;
+                        moved.push(window.attempt);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.into_iter().for_each(|attempt| *all.entry(attempt).or_default() += jump.by_ns);
+        Ok(())
     }
 
     /// Writes the attempts that `change` changes.
     fn change_attempts(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), StateError> {
+        self.change_attempts_and(change, |_| Ok(()))
+    }
+
+    /// The same, and something more, all or nothing.
+    fn change_attempts_and(
+        &self,
+        change: impl FnOnce(&mut Ledger),
+        more: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
@@ -282,7 +326,7 @@ impl State {
                 .execute("UPDATE attempts SET body = ?2, at = ?3 WHERE id = ?1", values)
                 .map_err(|e| self.broken(e))?;
         }
-        transaction.commit().map_err(|e| self.broken(e))
+        more(&transaction).and_then(|()| transaction.commit()).map_err(|e| self.broken(e))
     }
 
     /// The windows that are, or may be, open: at start, those that an agent before left behind.
@@ -290,7 +334,7 @@ impl State {
     /// # Errors
     /// The database cannot be read.
     pub fn open_windows(&self) -> Result<Vec<OpenWindow>, StateError> {
-        self.bodies("windows", "SELECT body FROM windows ORDER BY attempt")
+        self.bodies("windows", WINDOWS)
     }
 
     /// Forgets the windows that were given up without a proof of their end: those that ended before

@@ -243,4 +243,34 @@ mod tests {
         assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured()), Done::Wrote(Ok(false)));
         assert_eq!(rows(), 0);
     }
+
+    #[test]
+    fn a_capture_whose_bundle_cannot_be_read_is_not_forgotten_and_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        let bundles = Bundles::open(dir.path(), state.agent().clone()).expect("a folder");
+        let record = Record { agent: state.agent().clone(), ..crate::act::record_of_a_test("i1", 1.0) };
+        state.save_incident(&record).expect("written");
+        state.reported("i1").expect("written");
+        bundles.create(&record, b"").expect("written");
+        let file = bundles.path("i1").join("incident.json");
+        let keep = Keep { count: 9, age: std::time::Duration::from_secs(9), bytes: 9 };
+        let captured = || {
+            let job = Job::Captured(Box::new(record.incident.clone()));
+            one(&bundles, &state, &keep, Clock::start(), job)
+        };
+        // Read as a disk that fails is: with an error that is not that nothing is there.
+        std::fs::remove_file(&file).expect("removed");
+        std::fs::create_dir(&file).expect("a folder");
+        assert!(matches!(captured(), Done::Wrote(Err(_))));
+        assert_eq!(state.unfinished_incidents().expect("readable").len(), 1, "the next agent finds it");
+        bundles.create(&record, b"").expect_err("what it may hold is not written over");
+        std::fs::remove_dir(&file).expect("removed");
+        std::fs::write(&file, b"{").expect("written");
+        assert!(matches!(captured(), Done::Wrote(Err(_))));
+        bundles.create(&record, b"").expect("of what is cut off nothing can be kept");
+        assert_eq!(captured(), Done::Wrote(Ok(true)));
+        state.settle(std::time::Duration::from_secs(5));
+        assert_eq!(state.unfinished_incidents().expect("readable").len(), 0);
+    }
 }

@@ -185,11 +185,15 @@ pub async fn take_one(
     if let Some(reader) = reader {
         reader.abort();
     }
-    if let Taken::Stored { capture, .. } = taken? {
-        record.incident.captured(&capture);
-        if let Err(error) = store.bundles.update(record.incident.clone()) {
-            tracing::error!("{error}");
+    match taken? {
+        Taken::Stored { capture, .. } => {
+            record.incident.captured(&capture);
+            if let Err(error) = store.bundles.update(record.incident.clone()) {
+                tracing::error!("{error}");
+            }
         }
+        // Without its incident no later agent would close it.
+        Taken::LeftOpen => return Ok(record.incident.capture),
     }
     store.state.delete_incident(&record.incident.id)?;
     Ok(record.incident.capture)

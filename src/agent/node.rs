@@ -159,7 +159,7 @@ impl Node {
     async fn take_up(&mut self, name: &str) -> anyhow::Result<()> {
         let Some((bytes, stamped_at)) = self.to.store.get_stamped(name).await? else { return Ok(()) };
         let age = self.clock.map_or(Duration::ZERO, |clock| clock.age_at_most(stamped_at, wall_time()));
-        let manifest = match WindowManifest::read(&bytes) {
+        let manifest = match WindowManifest::read(name, &bytes) {
             Ok(manifest) => manifest,
             Err(why) => {
                 warn!(

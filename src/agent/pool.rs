@@ -121,6 +121,22 @@ pub struct Wanted<'a> {
     pub method: &'a CaptureMethod,
     /// What the server is.
     pub instance: Option<&'a str>,
+    /// What the windows before it cost there.
+    pub before: Estimate,
+}
+
+impl Wanted<'_> {
+    /// When it is to be over, and what it is expected to cost: as it was predicted, else as the windows before it.
+    fn expected(&self) -> (Duration, Estimate) {
+        let (deadline, predicted) = match self.method {
+            CaptureMethod::Http(request) => {
+                (request.deadline, request.sizing.as_deref().and_then(|sizing: &Sizing| sizing.predicted))
+            }
+            CaptureMethod::Nsys(nsys) => (nsys.duration, None),
+            CaptureMethod::Command(command) => (command.time_limit, None),
+        };
+        (deadline, Estimate { stalled: predicted.unwrap_or(self.before.stalled), ..self.before })
+    }
 }
 
 impl Pool {
@@ -129,23 +145,15 @@ impl Pool {
     /// # Errors
     /// No window may be opened in the pool now.
     pub async fn take(&self, wanted: Wanted<'_>) -> Result<Option<Held>, Refusal> {
-        let (deadline, expected) = match wanted.method {
-            CaptureMethod::Http(request) => {
-                let predicted = request.sizing.as_deref().and_then(|sizing: &Sizing| sizing.predicted);
-                (request.deadline, predicted.unwrap_or_default())
-            }
-            CaptureMethod::Nsys(nsys) => (nsys.duration, Duration::ZERO),
-            CaptureMethod::Command(command) => (command.time_limit, Duration::ZERO),
-        };
+        let (deadline, expected) = wanted.expected();
         let intent = Intent {
             target: wanted.attempt.target.clone(),
             instance: wanted.instance.map(str::to_owned),
             attempt: wanted.attempt.id.clone(),
-            expected_stall_s: expected.as_secs_f64(),
+            expected_stall_s: expected.stalled.as_secs_f64(),
             ..Intent::default()
         };
         let intent = Box::new(intent.lasting(deadline));
-        let expected = Estimate { stalled: expected, bytes: 0 };
         let (answer, answered) = oneshot::channel();
         let gone = || Refusal::PoolLease {
             why: "the task that keeps it has ended: the agent ends, or its log says why".into(),
@@ -168,7 +176,7 @@ impl Pool {
     }
 
     /// Fetches what they brought into `folder`, and waits for it until then at the latest; `here` are the ranks whose
-    /// files this agent has. `None` where the pool has no such agents, or the store is away.
+    /// files this agent has. `None` where the pool has no such agents.
     pub async fn gather(
         &self,
         manifest: &WindowManifest,
@@ -186,5 +194,32 @@ impl Pool {
     pub async fn closed(&self, attempt: &str, end: WindowEnd) {
         // As above.
         let _ = self.asks.send(Ask::Closed { attempt: attempt.to_owned(), end }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skewtrap_core::capture::CommandWindow;
+
+    #[test]
+    fn a_window_is_expected_to_cost_the_pool_what_the_windows_before_it_did() {
+        let time_limit = Duration::from_secs(7);
+        let method = CaptureMethod::Command(CommandWindow { argv: Vec::new(), time_limit });
+        let attempt = Attempt {
+            id: "i1/1".into(),
+            rule: "r".into(),
+            target: "server".into(),
+            group: "server".into(),
+            incident: "i1".into(),
+            firing: String::new(),
+            at: Time::default(),
+            badness: 1.0,
+            over_at: None,
+            end: None,
+        };
+        let before = Estimate { stalled: Duration::from_secs(3), bytes: 1 << 30 };
+        let wanted = Wanted { attempt: &attempt, method: &method, instance: None, before };
+        assert_eq!(wanted.expected(), (time_limit, before));
     }
 }

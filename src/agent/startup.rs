@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
@@ -24,6 +25,7 @@ use crate::serve::metrics::Metrics;
 use crate::serve::{self, ApiContext, ServeConfig};
 use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Ledger;
+use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::rule::Baseline;
 use skewtrap_core::status::Silence;
@@ -87,6 +89,10 @@ pub(super) struct Kept {
     pub(super) incidents: Vec<KeptIncident>,
 }
 
+/// How long what an earlier life of this agent does is waited for: its longest wait is for the answer to a stop.
+const EARLIER_LIFE: Duration = Duration::from_secs(EXPORT_LIMIT.as_secs() + 60);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What the folders hold.
 #[derive(Debug)]
 pub(super) struct Opened {
@@ -115,7 +121,7 @@ impl Opened {
 /// any.
 pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::Result<Opened> {
     let mut only_watch = false;
-    let state = match State::open(&places.state_dir) {
+    let state = match open_state(&places.state_dir) {
         // Its windows are that agent's.
         Err(error @ (StateError::InUse { .. } | StateError::Newer { .. })) => return Err(error.into()),
         Err(error) => {
@@ -159,6 +165,27 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     // What is undelivered waits in it, whether or not it can be read now.
     let outbox = state.undelivered().unwrap_or_default();
     Ok(Opened { state, bundles, found, kept, outbox, token, only_watch })
+}
+
+/// Opens the state; where an earlier life of this agent has it still, once that is done. A stop of its may be answered only
+/// when everything is exported, and the next life must know how.
+fn open_state(folder: &Path) -> Result<State, StateError> {
+    let until = Instant::now() + EARLIER_LIFE;
+    let mut is_told = false;
+    loop {
+        let is_ours = State::is_held_here(folder);
+        match State::open(folder) {
+            Err(StateError::InUse { .. }) if is_ours && Instant::now() < until => {
+                if !std::mem::replace(&mut is_told, true) {
+                    warn!(
+                        "a window of the agent before this one is still being closed; until that is done nothing is opened"
+                    );
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// The incidents that are open are kept now and then, and not where the disk is full: the bundle of one may know
@@ -354,6 +381,24 @@ mod tests {
             "silenced": null, "refusal_reported": 0, "is_behind": false,
         }))
         .expect("its words")
+    }
+
+    #[test]
+    fn a_state_that_an_earlier_life_of_this_agent_still_has_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let before = opened(dir.path());
+        let (tell, told) = std::sync::mpsc::channel();
+        let folder = dir.path().to_owned();
+        let next = std::thread::spawn(move || {
+            tell.send(()).expect("somebody waits");
+            opened(&folder).only_watch
+        });
+        told.recv().expect("it begins");
+        std::thread::sleep(3 * LOOK_AGAIN);
+        assert!(!next.is_finished(), "it waits");
+        drop(before);
+        assert!(!next.join().expect("it goes on"));
+        assert!(!State::is_held_here(&dir.path().join("state")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Brings the bundles of ended incidents into the store, in the background. It reads the folder of the
 //! bundles again and again, so a kill costs nothing: what is not marked as uploaded is looked at again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ use skewtrap_trace::time::Time;
 const EVERY: Duration = Duration::from_secs(20);
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// After so many bundles in a row that the store does not take, it is taken to be away.
+const MOST_FAILURES: usize = 3;
 /// A captured incident without a verdict is waited for so long after it was resolved.
 const PATIENCE_S: f64 = 900.0;
 
@@ -76,7 +78,8 @@ async fn run(
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> bool {
-    let mut uploads = Uploads { config, bundles, clock, to: None, seen: HashMap::new() };
+    let (seen, failed) = Default::default();
+    let mut uploads = Uploads { config, bundles, clock, to: None, seen, failed };
     let mut pause = EVERY;
     let mut told = None;
     loop {
@@ -109,6 +112,8 @@ struct Uploads {
     to: Option<Destination>,
     /// Records that need not be read again, by their bundle, with the time of their last change.
     seen: HashMap<PathBuf, SystemTime>,
+    /// Bundles that the store did not take: they wait until the others are there.
+    failed: HashSet<PathBuf>,
 }
 
 /// A bundle to be uploaded.
@@ -120,31 +125,44 @@ struct Waiting {
 }
 
 impl Uploads {
-    /// Uploads what has ended since the round before. One bundle that cannot be read keeps no other.
+    /// Uploads what has ended since the round before. One bundle that cannot be read, or that the store does not take,
+    /// keeps no other.
     async fn round(&mut self) -> anyhow::Result<()> {
         let to = match &self.to {
             Some(to) => to.clone(),
             None => self.to.insert(destination(&self.config)?).clone(),
         };
-        let mut failed = None;
-        for waiting in self.waiting(&to).await? {
+        let (mut failed, mut in_a_row) = (None, 0);
+        let mut all = self.waiting(&to).await?;
+        let before = std::mem::take(&mut self.failed);
+        all.sort_by_key(|waiting| before.contains(&waiting.bundle));
+        for waiting in all {
+            // Nothing else would be taken now: the rest is not sent in vain.
+            if in_a_row == MOST_FAILURES {
+                self.failed.extend(before.contains(&waiting.bundle).then_some(waiting.bundle));
+                continue;
+            }
             let Waiting { bundle, record, bytes, changed } = waiting;
             let (of_bundle, of_record) = (bundle.clone(), record.clone());
-            let prepared = crate::world::blocking(move || prepare(&of_bundle, &of_record)).await?;
-            if let Err(why) = prepared {
+            let prepared = crate::world::blocking(move || prepare(&of_bundle, &of_record)).await;
+            if let Err(why) = prepared.map_err(anyhow::Error::from).flatten() {
                 warn!(incident = %record.incident.id, "uploaded without summaries of its ranks: {why:#}");
             }
             match to.upload(&bundle, &record, &bytes).await {
                 Ok(mark) => {
                     info!(incident = %record.incident.id, objects = mark.objects.len(), "uploaded to {}", mark.store);
                     self.seen.insert(bundle, changed);
+                    in_a_row = 0;
                 }
-                Err(error @ StoreError::File { .. }) => failed = Some(error),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    in_a_row += usize::from(!matches!(error, StoreError::File { .. }));
+                    failed = Some(anyhow::Error::from(error).context(record.incident.id.to_string()));
+                    self.failed.insert(bundle);
+                }
             }
         }
         self.forget_old(&to).await?;
-        failed.map_or(Ok(()), |e| Err(e.into()))
+        failed.map_or(Ok(()), Err)
     }
 
     /// The bundles of this agent that have ended and are not in the store as they are, the oldest first.

@@ -39,7 +39,7 @@ use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
 use skewtrap_core::capture::window::{
-    Distrust, Ending, Event, LeftBehind, SETTLE, START_TIMEOUT, Visibility, Window, WindowPhase,
+    Distrust, Ending, Event, Failure, LeftBehind, SETTLE, START_TIMEOUT, Visibility, Window, WindowPhase,
 };
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
@@ -50,6 +50,8 @@ const SCAN: Duration = Duration::from_millis(100);
 
 /// How long the times of the files are waited for at the end of a window.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks whether another agent's turn is over.
+const TURN_AGAIN: Duration = Duration::from_secs(1);
 /// How long the folder of the turns may take.
 const TURN_LIMIT: Duration = Duration::from_millis(500);
 /// A window of a killed agent is over by its deadline, as far as others must wait for it, and this.
@@ -191,6 +193,13 @@ pub struct Outcome {
     pub recovered: Option<Duration>,
 }
 
+impl Outcome {
+    /// Whether its window may be open still.
+    pub fn may_be_open(&self) -> bool {
+        self.ending.unproven.is_some() || self.ending.failure == Some(Failure::Cancelled)
+    }
+}
+
 /// Opens a window: writes the attempt, sends the start, and sees it through to its end; or tells why
 /// nothing was sent.
 ///
@@ -215,7 +224,12 @@ pub async fn open(
         logs_from,
         ..OpenWindow::of(attempt, OpenMethod::Http(request.clone()), clock.now())
     };
-    let _turn = turn(target, request, state, clock.now()).await?;
+    let mut turn = match turn(target, request, state, clock.now()).await {
+        Ok(turn) => turn,
+        Err(Holder { agent, process, until }) => {
+            return Err(StateError::Leased { agent, process, until });
+        }
+    };
     if let Err(late) = begin(state, attempt, &window, record, clock).await? {
         return Ok(Err(late.into()));
     }
@@ -226,13 +240,17 @@ pub async fn open(
     if let Err(over) = links.check_lease() {
         return Ok(Err(over.into()));
     }
+    // Whatever becomes of this task.
+    turn.iter_mut().for_each(|turn| turn.set_open(true));
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, request, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
         .under(links.lease.clone());
     early.iter().for_each(|event| run.handle(event));
     run.carry_out(vec![start], now);
-    Ok(Ok(see_through(target, request, run, files, links).await))
+    let outcome = see_through(target, request, run, files, links).await;
+    turn.iter_mut().for_each(|turn| turn.set_open(outcome.may_be_open()));
+    Ok(Ok(outcome))
 }
 
 /// What came between a grant and its start, which the disk may have held up: for the window, or why it is
@@ -295,7 +313,7 @@ async fn turn(
     request: &StartRequest,
     state: &State,
     now: Time,
-) -> Result<Option<Lease>, StateError> {
+) -> Result<Option<Lease>, Holder> {
     let folder = request
         .marks
         .dir
@@ -308,9 +326,7 @@ async fn turn(
         crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &address), &holder, now));
     match tokio::time::timeout(TURN_LIMIT, taking).await {
         Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
-        Ok(Ok(Ok(Err(Holder { agent, process, until })))) => {
-            Err(StateError::Leased { agent, process, until })
-        }
+        Ok(Ok(Ok(Err(other)))) => Err(other),
         Ok(Ok(Err(error))) => {
             warn!(%error, "whether another agent has a window open on this server cannot be told");
             Ok(None)
@@ -318,6 +334,38 @@ async fn turn(
         Ok(Err(_)) | Err(_) => {
             warn!("whether another agent has a window open on this server cannot be told: its folder hangs");
             Ok(None)
+        }
+    }
+}
+
+/// Waits for this agent's turn to close what an agent before it left behind: without a log a stop cannot tell whose
+/// profile it ends. `None` where the agent ends before.
+pub async fn turn_to_close(
+    handle: &TargetHandle,
+    request: &StartRequest,
+    (state, clock): (&State, Clock),
+    cancel: &CancellationToken,
+) -> Option<Option<Lease>> {
+    let mut is_told = false;
+    loop {
+        let other = match turn(handle, request, state, clock.now()).await {
+            Ok(turn) => {
+                return Some(turn.map(|mut turn| {
+                    turn.set_open(true);
+                    turn
+                }));
+            }
+            Err(other) => other,
+        };
+        if !std::mem::replace(&mut is_told, true) {
+            warn!(
+                "another agent (process {}) has, or may have, a window open on {}; the one that was left open there is closed after it",
+                other.process, handle.target
+            );
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            () = tokio::time::sleep(TURN_AGAIN) => {}
         }
     }
 }
@@ -390,6 +438,24 @@ impl Links {
     /// Its lease is over.
     pub fn check_lease(&self) -> Result<(), LeaseOver> {
         self.lease.as_ref().map_or(Ok(()), Held::check)
+    }
+
+    /// Whether a window is still to be started, whatever held it up since it was granted: to be asked right before.
+    ///
+    /// # Errors
+    /// Somebody closed it, the agent ends, its server is another one, or the lease of the pool is over.
+    pub fn check_wanted(&mut self) -> Result<(), Unsent> {
+        while let Ok(signal) = self.signals.try_recv() {
+            match signal {
+                WindowSignal::Close => return Err(Unsent::Closed),
+                WindowSignal::Gone(why) => return Err(Unsent::Gone(why)),
+                WindowSignal::Line { .. } | WindowSignal::Cleared | WindowSignal::Dying(_) => {}
+            }
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Unsent::Closed);
+        }
+        Ok(self.check_lease()?)
     }
 
     /// Shows the phase that a capture by other means than the engine's own profiler is in.

@@ -383,6 +383,11 @@ impl Checks {
         plan: &Plan,
         (clock, log): (Clock, Option<PathBuf>),
     ) -> anyhow::Result<()> {
+        if plan.store.is_some() {
+            let why = "none is taken here: with a `store` windows are opened under the lease of the pool, which the running agent takes; ask it for one: `skewtrap capture start --reason \"a look\"`";
+            self.add(target, false, "window", why.into());
+            return Ok(());
+        }
         let state = match State::open(&plan.state_dir) {
             Err(StateError::InUse { folder, holder }) => {
                 let message = format!(
@@ -394,6 +399,11 @@ impl Checks {
             }
             state => state?,
         };
+        if let Some(why) = state.read_only() {
+            let message = format!("none is taken, for nothing of it could be written down: {why}");
+            self.add(target, false, "window", message);
+            return Ok(());
+        }
         let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
         let store = CaptureStore { state: state.clone(), bundles, clock, pool: None };
         let now = clock.now();
@@ -478,6 +488,9 @@ fn outcome_text(outcome: &CaptureOutcome) -> (bool, String) {
         CaptureOutcome::Done(captured) => (true, brought(captured)),
         CaptureOutcome::Failed { why, captured } => {
             (false, captured.as_ref().map_or_else(|| why.clone(), |c| format!("{why}; {}", brought(c))))
+        }
+        CaptureOutcome::Open { .. } => {
+            (false, "it may be open still: the next agent that has this state closes it, so start one".into())
         }
         other => (false, format!("it ended as {}", other.word())),
     }

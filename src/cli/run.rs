@@ -257,9 +257,8 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
         if cancel.is_cancelled() {
             return Ok(());
         }
-        let Some(config) = other.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
-        let flags = Flags { watch_only: args.watch_only, from_start: false };
-        plan = Plan::of(&config, &flags)?;
+        let Some(next) = other.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        plan = next;
         let now = servers_of(&plan);
         let (come, gone) = (difference(&now, &targets), difference(&targets, &now));
         tracing::info!("the list of targets has changed: {come} came, {gone} went");
@@ -279,18 +278,19 @@ fn difference(of: &[(String, String)], without: &[(String, String)]) -> usize {
     of.iter().filter(|server| !without.contains(server)).count()
 }
 
-/// One life of the agent. Where the discovered targets change, their configuration is left in `other` and it ends.
+/// One life of the agent. Where the discovered targets change, the plan of the next life is left in `other` and it ends.
 async fn run_once(
     args: &RunArgs,
     plan: Plan,
     files: &Arc<Mutex<Vec<PathBuf>>>,
     aside: Handle,
-    (cancel, other): (CancellationToken, Arc<Mutex<Option<Config>>>),
+    (cancel, other): (CancellationToken, Arc<Mutex<Option<Plan>>>),
 ) -> anyhow::Result<()> {
     let (requests, reloads) = tokio::sync::mpsc::channel(1);
     let changed = Changed::since_now(&files.lock().unwrap_or_else(PoisonError::into_inner).clone());
     let watching =
         tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), requests));
+    let flags = Flags { watch_only: args.watch_only, from_start: false };
     let (args, files, ends) = (args.clone(), files.clone(), cancel.clone());
     let targets = servers_of(&plan);
     let run = agent::Run {
@@ -315,7 +315,9 @@ async fn run_once(
                 false => error.context(errors.join("; ")),
             })?;
             if config.discover.is_some() && !is_of(&config, &targets) {
-                *other.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+                // One that cannot be followed, for want of a key say, ends nothing.
+                let next = Plan::of(&config, &flags)?;
+                *other.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
                 ends.cancel();
             }
             Ok(Reload {

@@ -85,7 +85,8 @@ async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_some
         eprintln!("SKIPPED: when a collection began (it cannot be seen here)");
         return nsys.stop(&ready.id, clock.now()).await.map(|_| ()).unwrap();
     }
-    let came = close(nsys, &left(&ready, sent_at, false), &output, clock.now() + hour).await;
+    let never = tokio_util::sync::CancellationToken::new();
+    let came = close(nsys, &left(&ready, sent_at, false), &output, clock.now() + hour, &never).await;
     assert_eq!((session().await.readiness(), came.unproven), (Readiness::Ready, None), "{:?}", came.failure);
     assert_eq!(came.artifacts.len(), 1, "its report is kept: {:?}", came.failure);
 
@@ -93,7 +94,8 @@ async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_some
     let theirs = server.dir.path().join("theirs");
     nsys.start(&ready.id, &theirs, &[], clock.now()).await.unwrap();
     for granted in [false, true] {
-        let came = close(nsys, &left(&ready, clock.now() - hour, granted), &output, clock.now()).await;
+        let came =
+            close(nsys, &left(&ready, clock.now() - hour, granted), &output, clock.now(), &never).await;
         let why = came.failure.unwrap();
         assert!(why.contains("that is another client's, and is left alone"), "{why}");
         // A start of ours that nobody saw take effect may still be on its way.

@@ -57,6 +57,21 @@ fn date_of(at: Time) -> String {
     at.rfc3339().split('T').next().unwrap_or_default().to_owned()
 }
 
+/// With what the names of Nsight Systems end: reports, their intermediate forms, exports and what SQLite writes beside them.
+const NSIGHT: [&str; 11] = [
+    ".nsys-rep",
+    ".qdrep",
+    ".qdstrm",
+    ".qdstrm.gz",
+    ".sqlite",
+    ".sqlite.gz",
+    ".arrow",
+    ".parquet",
+    "-wal",
+    "-shm",
+    "-journal",
+];
+
 /// The name in the incident's folder under which a file of its bundle is stored; `None` if it stays here.
 ///
 /// `path` is relative to the bundle: `summaries/dp2.summary.json` is stored as `dp2/summary.json`, that of a
@@ -75,13 +90,14 @@ pub fn object_of(path: &str, share: Share) -> Option<String> {
     if folder.is_empty() && name == RECORD || name == "pinned" {
         return None;
     }
-    let is_nsight = [".nsys-rep", ".sqlite", ".sqlite.gz", ".qdstrm"].iter().any(|end| name.ends_with(end));
-    let allowed = if is_nsight { share.secrets } else { share.raw };
+    // What a capture left half done may be a part of a report under any name.
+    let is_secret = NSIGHT.iter().any(|end| name.ends_with(end)) || folder.starts_with("left");
+    let allowed = if is_secret { share.secrets } else { share.raw };
     allowed.then(|| path.to_owned())
 }
 
-/// The record as it may leave the host: without `raw`, without the text of logs and without what was said to the
-/// server and what it answered.
+/// The record as it may leave the host: without `raw`, without the text of logs, without what was said to the
+/// server and what it answered, and without what people and alerts wrote.
 #[must_use]
 pub fn shared(record: &Record, share: Share) -> Record {
     let mut record = record.clone();
@@ -89,18 +105,35 @@ pub fn shared(record: &Record, share: Share) -> Record {
         return record;
     }
     record.exchanges.clear();
-    if let Some(death) = &mut record.incident.died {
-        death.line = WITHHELD.to_owned();
+    let incident = &mut record.incident;
+    if let Some(death) = &mut incident.died {
+        withhold(&mut death.line);
     }
-    let outcomes =
-        record.incident.earlier.iter_mut().map(|e| &mut e.capture).chain([&mut record.incident.capture]);
+    // Of what no rule measured it is a line of the log, or why somebody asked for a capture.
+    if incident.finding.measured.is_none() {
+        incident.finding.evidence.iter_mut().for_each(withhold);
+    }
+    let refused = incident.worse.iter_mut().filter_map(|w| w.refused.as_mut());
+    let refused = refused.chain(incident.follow_up.iter_mut().filter_map(|f| f.refused.as_mut()));
+    refused.for_each(|refused| withhold(&mut refused.why));
+    let outcomes = incident.earlier.iter_mut().map(|e| &mut e.capture).chain([&mut incident.capture]);
+    // Each may quote the answer of a server, or what a program printed; the word of a refusal says what it was.
     for outcome in outcomes {
-        // It may quote the answer of the server.
-        if let CaptureOutcome::Failed { why, .. } = outcome {
-            *why = WITHHELD.to_owned();
+        match outcome {
+            CaptureOutcome::Refused(refused) => withhold(&mut refused.why),
+            CaptureOutcome::Done(captured) => captured.notes.iter_mut().for_each(withhold),
+            CaptureOutcome::Failed { why, captured } => {
+                withhold(why);
+                captured.iter_mut().flat_map(|c| &mut c.notes).for_each(withhold);
+            }
+            CaptureOutcome::None | CaptureOutcome::WouldStart | CaptureOutcome::Open { .. } => {}
         }
     }
     record
+}
+
+fn withhold(text: &mut String) {
+    WITHHELD.clone_into(text);
 }
 
 /// Whether an incident will not change by itself any more: it is resolved, no window of it is open, and what it

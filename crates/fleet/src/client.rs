@@ -1,11 +1,14 @@
 //! object_store's requests through the HTTP client that is handed in: one TLS stack, one set of roots.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService,
 };
+
+use crate::store::LARGEST;
 
 /// Gives every store the same client.
 #[derive(Clone, Debug)]
@@ -32,14 +35,24 @@ impl HttpService for OneClient {
         *request.timeout_mut() = Some(TIMEOUT);
         let mut answer = self.0.execute(request).await.map_err(failed)?;
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-        // The objects that are read are small: records, summaries, lines of the index.
-        let bytes = answer.bytes().await.map_err(failed)?;
-        let mut response = HttpResponse::new(HttpResponseBody::from(bytes));
+        // The objects that are read are small: records, summaries, lines of the index. Others may lie there.
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if (body.len() + chunk.len()) as u64 > LARGEST {
+                return Err(HttpError::new(HttpErrorKind::Unknown, TooLarge));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let mut response = HttpResponse::new(HttpResponseBody::from(Bytes::from(body)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("its answer has more than {LARGEST} bytes, which are not read")]
+struct TooLarge;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the address of the store is no address: {0}")]

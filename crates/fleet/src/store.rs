@@ -27,6 +27,9 @@ use skewtrap_core::printable::printable;
 /// sent whole. S3 takes no smaller parts than 5 MiB.
 const PART: usize = 8 << 20;
 
+/// The largest object that is read as a whole: a summary has some MB, a line or a lease far less.
+pub(crate) const LARGEST: u64 = 64 << 20;
+
 /// Variables of which one is set where the environment has a key.
 const KEYS: [&str; 8] = [
     "AWS_ACCESS_KEY_ID",
@@ -206,7 +209,17 @@ impl Store {
             Err(error) if Self::is_not_there(&error) => return Ok(None),
             other => other.map_err(|e| self.failed(&e, name))?,
         };
+        self.is_read(found.meta.size, name)?;
         found.bytes().await.map(Some).map_err(|e| self.failed(&e, name))
+    }
+
+    /// Whether an object of that size is read: other hosts write into a store, too.
+    pub(crate) fn is_read(&self, size: u64, name: &str) -> Result<(), StoreError> {
+        if size <= LARGEST {
+            return Ok(());
+        }
+        let why = format!("{name} has {size} bytes, and more than {LARGEST} are not read");
+        Err(StoreError::Failed { store: self.address.to_string(), why })
     }
 
     /// The names below a folder, sorted.
@@ -228,19 +241,31 @@ impl Store {
     /// # Errors
     /// They cannot be stored, or come back as others.
     pub async fn put(&self, name: &str, content: Bytes) -> Result<StoredObject, StoreError> {
+        self.put_at(name, content, None).await
+    }
+
+    /// The same at `rate` bytes a second at most, of what is sent and of what is read back.
+    async fn put_at(
+        &self,
+        name: &str,
+        content: Bytes,
+        rate: Option<u64>,
+    ) -> Result<StoredObject, StoreError> {
         let stored =
             StoredObject { name: name.to_owned(), bytes: content.len() as u64, sha256: digest(&content) };
-        if self.has(&stored).await? {
+        if self.has(&stored, rate).await? {
             return Ok(stored);
         }
+        pause(content.len(), rate).await;
         self.objects
             .put(&Path::from(name), PutPayload::from(content))
             .await
             .map_err(|e| self.failed(&e, name))?;
-        self.verified(stored).await
+        self.verified(stored, rate).await
     }
 
-    /// Stores a file likewise, in parts where it is large; at most `rate` bytes a second.
+    /// Stores a file likewise, in parts where it is large; at most `rate` bytes a second, those that are read back
+    /// among them.
     ///
     /// # Errors
     /// It cannot be read or stored, or comes back as another.
@@ -255,11 +280,10 @@ impl Store {
         let mut reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let first = part(&mut reader).await.map_err(unreadable)?;
         if first.len() < PART {
-            pause(first.len(), rate).await;
-            return self.put(name, first.into()).await;
+            return self.put_at(name, first.into(), rate).await;
         }
         let stored = self.digest_of(name, file).await.map_err(unreadable)?;
-        if self.has(&stored).await? {
+        if self.has(&stored, rate).await? {
             return Ok(stored);
         }
         let mut upload =
@@ -276,7 +300,7 @@ impl Store {
             next = part(&mut reader).await.map_err(unreadable)?;
         }
         upload.complete().await.map_err(|e| self.failed(&e, name))?;
-        self.verified(stored).await
+        self.verified(stored, rate).await
     }
 
     async fn digest_of(&self, name: &str, file: &FilePath) -> std::io::Result<StoredObject> {
@@ -293,7 +317,7 @@ impl Store {
     }
 
     /// Whether these very bytes are there.
-    async fn has(&self, wanted: &StoredObject) -> Result<bool, StoreError> {
+    async fn has(&self, wanted: &StoredObject, rate: Option<u64>) -> Result<bool, StoreError> {
         let path = Path::from(&*wanted.name);
         match self.objects.head(&path).await {
             Err(object_store::Error::NotFound { source, .. }) if !is_missing_bucket(&source.to_string()) => {
@@ -306,6 +330,7 @@ impl Store {
                 let mut from = 0;
                 while from < wanted.bytes {
                     let until = (from + PART as u64).min(wanted.bytes);
+                    pause(usize::try_from(until - from).unwrap_or(PART), rate).await;
                     let bytes = self
                         .objects
                         .get_range(&path, from..until)
@@ -319,8 +344,8 @@ impl Store {
         }
     }
 
-    async fn verified(&self, stored: StoredObject) -> Result<StoredObject, StoreError> {
-        match self.has(&stored).await? {
+    async fn verified(&self, stored: StoredObject, rate: Option<u64>) -> Result<StoredObject, StoreError> {
+        match self.has(&stored, rate).await? {
             true => Ok(stored),
             false => Err(StoreError::Differs { store: self.address.to_string(), name: stored.name }),
         }

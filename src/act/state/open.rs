@@ -1,11 +1,12 @@
 //! Opening the state: the folder's lock, the layout of the database, and what is done when the disk is
 //! full or cannot be written.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
@@ -13,6 +14,11 @@ use super::writer::Writer;
 use super::{State, StateError, reserve};
 
 impl State {
+    /// Whether this process itself has the state in `folder` open.
+    pub fn is_held_here(folder: &Path) -> bool {
+        identity(&folder.join("lock")).is_some_and(|of| held().contains(&of))
+    }
+
     /// Opens the state in `folder`, which is made if need be.
     ///
     /// # Errors
@@ -88,6 +94,7 @@ impl State {
             writer: Arc::new(Writer::start()),
             lock: lock.map(Arc::new),
             read_only: None,
+            moved: Arc::default(),
         })
     }
 }
@@ -154,9 +161,23 @@ fn only_for_owner(file: &Path) {
 #[derive(Debug)]
 pub(super) struct FolderLock(pub(super) File);
 
+/// The lock files that this process holds, by device and inode.
+static HELD: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+
+fn held() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn identity_of(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 impl Drop for FolderLock {
     /// A program that is being started has a copy of the file until it runs, and would keep the lock with it.
     fn drop(&mut self) {
+        // Together: who finds that it is not held here finds it free.
+        let mut held = held();
+        identity_of(&self.0).map(|of| held.remove(&of));
         let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
     }
 }
@@ -187,5 +208,6 @@ fn lock(folder: &Path) -> Result<FolderLock, StateError> {
     let _ = file
         .set_len(0)
         .and_then(|()| (&file).write_all(format!("process {}\n", std::process::id()).as_bytes()));
+    held().extend(identity_of(&file));
     Ok(FolderLock(file))
 }

@@ -7,6 +7,7 @@ use crate::act::record_of_a_test;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
+use skewtrap_core::capture::window::Stops;
 use skewtrap_trace::rank::Rank;
 
 fn attempt(id: &str, s: f64) -> Attempt {
@@ -111,6 +112,39 @@ fn a_window_that_is_not_proven_closed_keeps_its_row_until_its_server_is_another_
     state.release(at, Some("server")).unwrap();
     assert_eq!(state.open_windows().unwrap(), []);
     assert_eq!(state.ledger().unwrap().attempts[0].end.as_ref().unwrap().unproven, None);
+}
+
+#[test]
+fn a_window_that_is_open_when_the_clock_is_set_is_as_old_as_before_whoever_writes_of_it() {
+    let state = State::in_memory().unwrap();
+    let at = Time::from_epoch_s;
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    let ahead = ClockJump { before: at(20.0), by_ns: 3_600_000_000_000, started: at(0.0) };
+    state.clock_was_set(ahead).unwrap();
+    let row = || state.open_windows().unwrap().remove(0);
+    assert_eq!(row().sent_at, at(3610.0));
+    assert_eq!(state.ledger().unwrap().attempts[0].at, at(3610.0));
+    // Whoever closes it goes by a clock that was not set.
+    let stops = Stops { count: 1, last: at(15.0), answer: None };
+    state.update(&OpenWindow { stops: Some(stops), ..window("a1") }).unwrap();
+    assert_eq!((row().sent_at, row().stops.unwrap().last), (at(3610.0), at(3615.0)));
+    // One that is begun afterwards goes by the new clock, and so it is when that is set back.
+    state.begin(&attempt("a2", 3700.0), &OpenWindow { sent_at: at(3700.0), ..window("a2") }, None).unwrap();
+    let sent = || state.open_windows().unwrap().iter().map(|w| w.sent_at).collect::<Vec<_>>();
+    let back = ClockJump { before: at(3710.0), by_ns: -3_600_000_000_000, started: at(3650.0) };
+    state.clock_was_set(back).unwrap();
+    assert_eq!(sent(), [at(3610.0), at(100.0)], "the first one is of before this process");
+    state.update(&OpenWindow { sent_at: at(3700.0), ..window("a2") }).unwrap();
+    assert_eq!(sent(), [at(3610.0), at(100.0)]);
+}
+
+#[test]
+fn an_attempt_whose_row_cannot_be_read_is_known_all_the_same() {
+    let state = State::in_memory().unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    state.execute("UPDATE attempts SET body = '{}'", []).unwrap();
+    assert!(state.ledger().unwrap().attempts.is_empty());
+    assert!(state.knows("a1").unwrap() && !state.knows("a2").unwrap());
 }
 
 #[test]

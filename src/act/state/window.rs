@@ -70,6 +70,13 @@ impl OpenWindow {
         }
     }
 
+    /// The same by a wall clock that was set by so many nanoseconds.
+    pub(super) fn moved(&self, by_ns: i64) -> Self {
+        let moved = |at: Time| Time::from_nanos(at.nanos().saturating_add(by_ns));
+        let stops = self.stops.clone().map(|stops| Stops { last: moved(stops.last), ..stops });
+        Self { sent_at: moved(self.sent_at), stops, ..self.clone() }
+    }
+
     /// How many bytes that log of the server's had before the start; `None` where that was not noted.
     pub fn log_from(&self, log: &Path, is_first: bool) -> Option<u64> {
         self.logs_from.get(log).copied().or(self.log_from.filter(|_| is_first))

@@ -105,20 +105,29 @@ fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
 impl State {
     /// Writes when the disk lets it, in the order of the calls; an error is logged.
     pub fn later(&self, write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static) {
-        self.queue(Box::new(move |state| write(state).map_err(|error| error.to_string())));
+        self.queue_or_lose(Box::new(move |state| write(state).map_err(|error| error.to_string())));
     }
 
-    fn queue(&self, write: Write) {
+    fn queue_or_lose(&self, write: Write) {
+        if !self.queue(write) {
+            error!("the state in {} takes no writes, and too many wait: one is lost", self.file.display());
+        }
+    }
+
+    /// Gives whether the write waits now: too many may.
+    fn queue(&self, write: Write) -> bool {
         let job = Job { state: self.clone(), write };
         #[cfg(test)]
         if let Some(machine) = crate::world::stand_in::current() {
-            return stand_in::later(&machine, job);
+            stand_in::later(&machine, job);
+            return true;
         }
         self.writer.waiting.lock().waiting += 1;
-        if self.writer.queue.try_send(job).is_err() {
+        let is_queued = self.writer.queue.try_send(job).is_ok();
+        if !is_queued {
             self.writer.waiting.lock().waiting -= 1;
-            error!("the state in {} takes no writes, and too many wait: one is lost", self.file.display());
         }
+        is_queued
     }
 
     /// Writes when the disk lets it, and where that fails again and again until the disk takes it or the
@@ -154,7 +163,14 @@ impl State {
     }
 
     fn write_again(&self, writes: Vec<Repeated>) {
-        self.queue(Box::new(move |state| state.write_all(writes).map_err(|error| error.to_string())));
+        let writes = Arc::new(Mutex::new(writes));
+        let taken = writes.clone();
+        let take = move || std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
+        let rest = take.clone();
+        if !self.queue(Box::new(move |state| state.write_all(take()).map_err(|error| error.to_string()))) {
+            // They are tried again when fewer wait.
+            self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(rest());
+        }
     }
 
     /// Writes each; what fails is kept for another try.
@@ -195,7 +211,7 @@ impl State {
         write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static,
     ) -> oneshot::Receiver<Result<(), StateError>> {
         let (tell, told) = oneshot::channel();
-        self.queue(Box::new(move |state| {
+        self.queue_or_lose(Box::new(move |state| {
             let result = write(state);
             let failed = result.as_ref().copied().map_err(ToString::to_string);
             // Nobody may wait any more.
@@ -283,6 +299,28 @@ mod tests {
             assert_eq!(state.failed().is_some(), tick < 3);
             state.retry_unwritten();
         }
+    }
+
+    #[test]
+    fn what_must_be_written_outlives_a_disk_that_hangs_until_too_many_writes_wait() {
+        let state = State::in_memory().unwrap();
+        let (go, waits) = channel::<()>();
+        state.later(move |_| {
+            let _ = waits.recv();
+            Ok(())
+        });
+        (0..WAITING + 2).for_each(|_| state.later(|_| Ok(())));
+        let (wrote, hears) = channel();
+        state.until_written(move |_| {
+            let _ = wrote.send(());
+            Ok(())
+        });
+        state.retry_unwritten();
+        go.send(()).unwrap();
+        state.written();
+        state.retry_unwritten();
+        state.written();
+        assert_eq!(hears.try_iter().count(), 1, "it was written, once");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub async fn capture(
     };
     let rank = record.incident.finding.rank.to_string();
     let argv = argv_of(&spec.argv, Tokens { incident: &attempt.incident, rank: &rank, output_dir: &folder });
+    if let Err(unsent) = links.check_wanted() {
+        return Ok(CaptureResult::never_sent(Means::Command, unsent, window.sent_at));
+    }
     let running = match start(&argv, &attempt.incident) {
         Ok(running) => running,
         Err(error) => {

@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use self::left::close;
 use super::{CaptureResult, CaptureStore};
-use crate::act::nsys::{CommandOutput, Nsys};
+use crate::act::nsys::{CommandOutput, Nsys, NsysError};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
 use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
 use crate::observe::process::{ancestors, listener, ranks_below};
@@ -22,14 +23,14 @@ use skewtrap_core::capture::NsysWindow;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Session, choose};
-use skewtrap_core::capture::window::{EXPORT_LIMIT, WindowPhase};
+use skewtrap_core::capture::window::{CANCEL_LIMIT, EXPORT_LIMIT, WindowPhase};
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// How long a start or a stop may take to show in the state.
 const BEGIN: Duration = Duration::from_secs(10);
-/// A stop that had no effect is sent again after this.
+/// A stop that had no effect, or could not be sent, is sent again after this.
 const AGAIN: Duration = Duration::from_secs(3);
 const STATE_POLL: Duration = Duration::from_millis(100);
 
@@ -56,7 +57,7 @@ pub async fn capture(
         return Ok(CaptureResult::never_sent(Means::Nsys, over, window.sent_at));
     }
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
-    let (number, exchanges) = (record.incident.window(), Vec::new());
+    let (number, exchanges, cancel) = (record.incident.window(), Vec::new(), links.cancel.clone());
     let taking =
         Taking { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
@@ -73,7 +74,7 @@ pub async fn capture(
             Ok(match left {
                 Some(window) => {
                     let output = output_of(&store, &window.incident, number).await;
-                    close(&handle.nsys, &window, &output, store.clock.now()).await
+                    close(&handle.nsys, &window, &output, store.clock.now(), &cancel).await
                 }
                 None => CaptureResult {
                     means: Means::Nsys,
@@ -108,15 +109,59 @@ struct Taking {
 struct Failed {
     why: String,
     unproven: bool,
+    /// The agent ends before its stop was sent: the next one sends it.
+    left_open: bool,
 }
 
 impl Failed {
     fn closed(why: impl ToString) -> Self {
-        Self { why: why.to_string(), unproven: false }
+        Self { why: why.to_string(), unproven: false, left_open: false }
     }
 
     fn open(why: impl ToString) -> Self {
-        Self { why: why.to_string(), unproven: true }
+        Self { unproven: true, ..Self::closed(why) }
+    }
+
+    /// No stop was sent.
+    fn unsent(unsent: StopUnsent) -> Self {
+        Self { left_open: unsent.is_cancelled, ..Self::open(unsent.error) }
+    }
+}
+
+/// A stop for which no program could be started.
+struct StopUnsent {
+    error: NsysError,
+    /// The agent ends, and did not try for as long as it might have.
+    is_cancelled: bool,
+}
+
+/// Stops a session. Nothing else bounds its window, so where the program cannot be started for want of memory, files or
+/// processes it is tried again, and in the last moments of an agent too.
+async fn stop_session(
+    nsys: &Nsys,
+    id: &str,
+    at: Time,
+    cancel: &CancellationToken,
+) -> Result<(CommandOutput, Exchange), StopUnsent> {
+    let until = tokio::time::Instant::now() + EXPORT_LIMIT;
+    let cancelled = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(CANCEL_LIMIT).await;
+    };
+    tokio::pin!(cancelled);
+    loop {
+        let error = match nsys.stop(id, at).await {
+            Ok(stopped) => return Ok(stopped),
+            Err(error) => error,
+        };
+        if tokio::time::Instant::now() >= until {
+            return Err(StopUnsent { error, is_cancelled: false });
+        }
+        warn!("nsys session {id} is not stopped yet: {error}; it is tried again");
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = &mut cancelled => return Err(StopUnsent { error, is_cancelled: true }),
+        }
     }
 }
 
@@ -168,7 +213,8 @@ impl Taking {
         }
         match collected {
             Ok(report) => report::verify(&report, &mut result).await,
-            Err(Failed { why, unproven }) => {
+            Err(Failed { why, unproven, left_open }) => {
+                result.left_open = left_open;
                 result.unproven = unproven.then(|| why.clone());
                 result.failure = Some(why);
             }
@@ -197,6 +243,8 @@ impl Taking {
         let (state, window) = (self.store.state.clone(), self.window.clone());
         let written = crate::world::blocking(move || state.update(&window)).await;
         written.map_err(Failed::closed)?.map_err(Failed::closed)?;
+        // The list, `/proc` and the disk may have held it up.
+        self.links.check_wanted().map_err(Failed::closed)?;
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result).await?;
         self.show(WindowPhase::Open);
@@ -236,8 +284,7 @@ impl Taking {
             }
             // It may have begun: what is ours is stopped.
             Seen::Unread(_) | Seen::Is(Readiness::Busy) if !refused => {
-                let stopped = nsys.stop(&session.id, self.store.clock.now()).await;
-                self.exchanges.extend(stopped.ok().map(|(_, exchange)| exchange));
+                self.send_stop(nsys, session, self.store.clock.now()).await?;
                 return Err(Failed::open(not_begun(session, &answer, &seen)));
             }
             Seen::Is(Readiness::Ready) if !refused => {
@@ -379,7 +426,8 @@ impl Taking {
     }
 
     async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<CommandOutput, Failed> {
-        let (answer, exchange) = nsys.stop(&session.id, at).await.map_err(Failed::open)?;
+        let stopped = stop_session(nsys, &session.id, at, &self.links.cancel).await;
+        let (answer, exchange) = stopped.map_err(Failed::unsent)?;
         self.exchanges.push(exchange);
         Ok(answer)
     }

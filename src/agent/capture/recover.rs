@@ -14,13 +14,14 @@ use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::cost::Meter;
 use crate::agent::window::{self, Links, Status, TargetHandle, follow};
+use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
 use skewtrap_core::capture::facts::{ServerKind, Sizes};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::path_map::PathMap;
-use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::capture::window::{CHANCE, Distrust, EXPORT_LIMIT, UNREACHED_LIMIT, WindowPhase};
 use skewtrap_core::fleet::lease::WindowEnd;
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
@@ -173,15 +174,13 @@ pub async fn close(
     links: (Meter, CancellationToken),
 ) -> Taken {
     let attempt = window.attempt.clone();
-    let Some(known) = known else {
-        error!(
-            incident = window.incident,
-            "a window may be open on {}, which is no target any more, so it cannot be stopped: make that server a target again and start the agent anew",
-            window.target
-        );
-        return Taken::LeftOpen;
+    let result = match known {
+        Some(known) => closed(&store, known, window, &record, links).await,
+        None => match given_up(&window, store.clock, &links.1).await {
+            Some(result) => result,
+            None => return Taken::LeftOpen,
+        },
     };
-    let result = closed(&store, known, window, &record, links).await;
     let (merged, problem, pool) = (None, None, store.pool.clone());
     let taken = Finalizer { store, attempt: attempt.clone(), record, result, merged, problem }.run().await;
     if let (Some(pool), Taken::Stored { capture, .. }) = (pool, &taken) {
@@ -189,6 +188,36 @@ pub async fn close(
         pool.closed(&attempt, end).await;
     }
     taken
+}
+
+/// The result of a window whose server is no target any more, once nothing would stop it even where that became one
+/// again; `None` where the agent ends before.
+async fn given_up(window: &OpenWindow, clock: Clock, cancel: &CancellationToken) -> Option<CaptureResult> {
+    let target = &window.target;
+    error!(
+        incident = window.incident,
+        "a window may be open on {target}, which is no target any more, so it cannot be stopped: make that server a target again and start the agent anew"
+    );
+    // What was opened on this machine is closed without a server.
+    let OpenMethod::Http(request) = &window.method else { return None };
+    // Later than `CHANCE` only a log could show that what runs there is still ours.
+    let had_log = window.log_from.is_some() || !window.logs_from.is_empty();
+    let after = request.deadline + if had_log { UNREACHED_LIMIT } else { CHANCE + EXPORT_LIMIT };
+    tokio::select! {
+        () = cancel.cancelled() => return None,
+        () = tokio::time::sleep(after.saturating_sub(clock.now().since(window.sent_at))) => {}
+    }
+    let why = format!("{target} is no target any more, and nothing shows that its window ended");
+    error!(incident = window.incident, "{why}; it is given up, and other windows may open");
+    Some(CaptureResult {
+        means: request.means(),
+        failure: Some(format!(
+            "{why}; if it is still there and nobody profiles it, send it /stop_profile by hand"
+        )),
+        unproven: Some(why),
+        sent_at: window.sent_at,
+        ..CaptureResult::default()
+    })
 }
 
 async fn closed(
@@ -200,6 +229,10 @@ async fn closed(
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
+            let of = (&store.state, store.clock);
+            let Some(mut turn) = window::turn_to_close(&handle, &request, of, &cancel).await else {
+                return CaptureResult { left_open: true, ..CaptureResult::default() };
+            };
             let (mut lines, mut ends) = (Lines::new(), Vec::new());
             for (index, log) in handle.logs.iter().enumerate() {
                 let (of_log, end) = since(log, window.log_from(log, index == 0)).await;
@@ -222,11 +255,12 @@ async fn closed(
             let state = (&store.state, store.clock);
             let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
             readers.iter().for_each(tokio::task::JoinHandle::abort);
+            turn.iter_mut().for_each(|turn| turn.set_open(outcome.may_be_open()));
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
             let output = nsys::output_of(store, &window.incident, record.incident.window()).await;
-            let result = nsys::close(&handle.nsys, &window, &output, store.clock.now()).await;
+            let result = nsys::close(&handle.nsys, &window, &output, store.clock.now(), &cancel).await;
             with_scratched(store, result, record).await
         }
         OpenMethod::Command { group } => {

@@ -2,6 +2,7 @@
 //! the ranks of the files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ use skewtrap_core::fleet::lease::{START_WITHIN, WindowEnd};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
 use skewtrap_core::watch::WindowEvent;
 use skewtrap_trace::rank::Rank;
+
+/// How long the disk may take to say what the windows before cost.
+const LEDGER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What it needs.
 #[derive(Debug)]
@@ -101,8 +105,19 @@ impl Task {
     /// The lease of the pool, where there is one.
     async fn lease(&self) -> Result<Option<Held>, Refusal> {
         let Some(pool) = &self.store.pool else { return Ok(None) };
+        let (attempt, method) = (&self.plan.attempt, &self.plan.method);
+        let ranks = match method {
+            CaptureMethod::Http(request) => request.ranks.busy.len() + request.ranks.idle.len(),
+            CaptureMethod::Nsys(_) | CaptureMethod::Command(_) => 1,
+        };
+        let (state, target) = (self.store.state.clone(), attempt.target.clone());
+        let known =
+            crate::world::blocking(move || state.ledger().map(|ledger| ledger.estimate(&target, ranks)));
+        // A disk that hangs does not open a window; what it knows is asked for a moment.
+        let known = tokio::time::timeout(LEDGER_LIMIT, known).await.ok().and_then(Result::ok);
+        let before = known.and_then(Result::ok).unwrap_or_default();
         let instance = self.handle.instance.as_deref();
-        pool.take(Wanted { attempt: &self.plan.attempt, method: &self.plan.method, instance }).await
+        pool.take(Wanted { attempt, method, instance, before }).await
     }
 
     /// Says to the pool how the window ended. One that is left open is told by the agent that closes it.

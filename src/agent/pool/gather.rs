@@ -20,6 +20,8 @@ use skewtrap_trace::rank::Rank;
 
 /// Between two looks at what the nodes have reported.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long the store may take for the summaries of ranks that have come.
+const SUMMARY_LIMIT: Duration = Duration::from_secs(10);
 /// What saying that a window is open may take.
 const STORE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -42,7 +44,7 @@ pub(super) async fn announce(config: &StoreConfig, manifest: &WindowManifest) {
 /// `folder`. `None` where the pool has no node agent.
 ///
 /// # Errors
-/// The store or the folder cannot be used.
+/// The store did not answer all the time, or the folder cannot be used.
 pub async fn gather(
     to: &Destination,
     manifest: &WindowManifest,
@@ -50,40 +52,51 @@ pub async fn gather(
     folder: &Path,
     until: Instant,
 ) -> anyhow::Result<Option<Gathered>> {
-    let nodes = nodes_of(to).await?;
+    let nodes = answered(until, || nodes_of(to)).await?;
     if !nodes.found && nodes.remarks.is_empty() {
         return Ok(None);
     }
     // Nobody who could be asked is waited for in vain.
     let until = if nodes.found { until } else { Instant::now() };
     let reports = reports_folder(&to.pool, &manifest.mark);
-    let mut gathered = loop {
-        let mut read = Vec::new();
-        for name in to.store.list(&reports).await? {
-            let Some(bytes) = to.store.get(&name).await? else { continue };
-            match NodeReport::read(&bytes) {
-                Ok(report) => read.push(report),
-                Err(why) => warn!("what a node agent reports cannot be read: {name}: {why}"),
+    let mut read = Vec::new();
+    let (mut gathered, trouble) = loop {
+        // One answer that does not come costs this look, not what the next one finds.
+        let trouble = match reports_of(to, &reports).await {
+            Ok(latest) => {
+                read = latest;
+                None
             }
-        }
+            Err(error) => Some(error),
+        };
         let gathered = Gathered::new(manifest, here, &read);
         if gathered.is_complete() || Instant::now() >= until {
-            break gathered;
+            break (gathered, trouble);
         }
         tokio::time::sleep(EVERY).await;
     };
+    gathered.remarks.extend(
+        trouble.map(|error| {
+            format!("what the agents of other nodes reported last could not be read ({error:#})")
+        }),
+    );
     gathered.remarks.extend(nodes.remarks);
-    let mut files = Vec::new();
+    let (mut files, mut lost) = (Vec::new(), Vec::new());
+    let until = until.max(Instant::now() + SUMMARY_LIMIT);
     for (rank, object) in gathered.summaries() {
         // Where it comes from is named by another host: it is fetched only from this window's own folder.
         let own =
             object.starts_with(&format!("{}/windows/{}/", to.pool, manifest.mark)) && !object.contains("..");
-        let bytes = if own { to.store.get(object).await? } else { None };
+        let bytes = if own { answered(until, || to.store.get(object)).await } else { Ok(None) };
         match bytes {
-            Some(bytes) => files.push((format!("{}.summary.json", word_of(*rank)), bytes)),
-            None => warn!("the summary of {rank} is not there: {object}"),
+            Ok(Some(bytes)) => files.push((format!("{}.summary.json", word_of(*rank)), bytes)),
+            Ok(None) => {
+                lost.push(format!("the summary of {rank} that its node reported is not in the store"))
+            }
+            Err(error) => lost.push(format!("the summary of {rank} could not be fetched ({error})")),
         }
     }
+    gathered.remarks.extend(lost);
     let folder = folder.to_owned();
     let written = crate::world::blocking(move || -> std::io::Result<()> {
         std::fs::create_dir_all(&folder)?;
@@ -92,6 +105,31 @@ pub async fn gather(
     written.await??;
     info!(window = %manifest.mark, "summaries of {} ranks came from {} nodes", gathered.summaries().count(), gathered.hosts.len());
     Ok(Some(gathered))
+}
+
+/// Asks until the store answers, or until then.
+async fn answered<T, E, F>(until: Instant, ask: impl Fn() -> F) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        match ask().await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(EVERY).await,
+            answer => return answer,
+        }
+    }
+}
+
+async fn reports_of(to: &Destination, folder: &str) -> anyhow::Result<Vec<NodeReport>> {
+    let mut read = Vec::new();
+    for name in to.store.list(folder).await? {
+        let Some(bytes) = to.store.get(&name).await? else { continue };
+        match NodeReport::read(&bytes) {
+            Ok(report) => read.push(report),
+            Err(why) => warn!("what a node agent reports cannot be read: {name}: {why}"),
+        }
+    }
+    Ok(read)
 }
 
 fn word_of(rank: Rank) -> String {
@@ -128,4 +166,24 @@ async fn nodes_of(to: &Destination) -> anyhow::Result<Nodes> {
         }
     }
     Ok(nodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_once_is_asked_again_as_long_as_ranks_are_waited_for() {
+        let asked = Cell::new(0);
+        let third = || {
+            asked.set(asked.get() + 1);
+            std::future::ready(if asked.get() < 3 { Err("no answer") } else { Ok(asked.get()) })
+        };
+        assert_eq!(answered(Instant::now() + Duration::from_secs(120), third).await, Ok(3));
+        let never = || std::future::ready(Err::<(), _>("no answer"));
+        let begun = Instant::now();
+        assert_eq!(answered(begun + Duration::from_secs(120), never).await, Err("no answer"));
+        assert_eq!(begun.elapsed(), Duration::from_secs(120));
+    }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Ask, Held, Pool, WAITING, gather};
-use crate::act::state::State;
+use crate::act::state::{State, StateError};
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::plan::host;
 use crate::agent::supervise::Supervisor;
@@ -23,6 +23,7 @@ use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::fleet::gather::Gathered;
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Intent, Proof, StoreClock, Take, TakeStep, WindowEnd,
 };
@@ -60,6 +61,7 @@ pub(in crate::agent) fn start(
         measured: None,
         held: BTreeSet::new(),
         returns: Vec::new(),
+        unfound: Vec::new(),
         servers,
         state: state.clone(),
         metrics: metrics.clone(),
@@ -79,6 +81,15 @@ struct Return {
     is_told: bool,
 }
 
+/// A lease of an agent before this one, which is to be looked up in the store and given back.
+struct Unfound {
+    /// The attempt whose window was closed, and how it ended; `None` for whichever the state knows to be closed.
+    closed: Option<(String, WindowEnd)>,
+    due: tokio::time::Instant,
+    /// Whether the store's silence was told already.
+    is_told: bool,
+}
+
 struct Keeper {
     config: StoreConfig,
     budget: Budget,
@@ -88,6 +99,7 @@ struct Keeper {
     /// The takes of windows that have not ended.
     held: BTreeSet<String>,
     returns: Vec<Return>,
+    unfound: Vec<Unfound>,
     servers: Vec<(String, Server)>,
     state: State,
     metrics: Arc<Metrics>,
@@ -96,12 +108,13 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, mut asked: mpsc::Receiver<Ask>, cancel: CancellationToken) {
         self.look_at_clocks().await;
-        self.take_up_own().await;
+        self.find(None).await;
         loop {
-            let due = self.returns.iter().map(|r| r.due).min();
+            let due = self.returns.iter().map(|r| r.due).chain(self.unfound.iter().map(|u| u.due)).min();
             let ask = tokio::select! {
                 ask = asked.recv() => ask,
                 () = wait_until(due), if due.is_some() => {
+                    self.find_due().await;
                     self.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
                     continue;
                 }
@@ -132,7 +145,7 @@ impl Keeper {
                 }
             }
             Ask::GiveBack { intent, end } => self.give_back(*intent, end, Duration::ZERO).await,
-            Ask::Closed { attempt, end } => self.closed(&attempt, end).await,
+            Ask::Closed { attempt, end } => self.find(Some((attempt, end))).await,
             Ask::Announce(manifest) => {
                 let config = self.config.clone();
                 tokio::spawn(async move { gather::announce(&config, &manifest).await });
@@ -144,8 +157,11 @@ impl Keeper {
                         gather::gather(&destination(&config)?, &manifest, &here, &folder, until).await
                     };
                     let gathered = gathered.await.unwrap_or_else(|error| {
-                        warn!("what the agents of other nodes brought cannot be fetched: {error:#}");
-                        None
+                        // No word of it would read as if there were no such agents.
+                        let remark = format!(
+                            "whether the agents of other nodes brought them could not be asked ({error:#})"
+                        );
+                        Some(Gathered { remarks: vec![remark], ..Gathered::default() })
                     });
                     // Its window is gone.
                     let _ = answer.send(gathered);
@@ -266,31 +282,54 @@ impl Keeper {
         }
     }
 
-    /// What an agent before this one took and its state knows to be closed, or never started, is given back.
-    async fn take_up_own(&mut self) {
-        let Ok(mut lease) = self.lease() else { return };
-        let Ok(Ok(Some(latest))) = tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await else {
+    /// Gives back what an agent before this one took: the lease of an attempt whose window was closed, or what its
+    /// state knows to be closed, or never started. A store that is away is asked again.
+    async fn find(&mut self, closed: Option<(String, WindowEnd)>) {
+        self.unfound.push(Unfound { closed, due: tokio::time::Instant::now(), is_told: false });
+        self.find_due().await;
+    }
+
+    async fn find_due(&mut self) {
+        let now = tokio::time::Instant::now();
+        let (due, waiting) = std::mem::take(&mut self.unfound).into_iter().partition(|u| u.due <= now);
+        self.unfound = waiting;
+        let due: Vec<Unfound> = due;
+        if due.is_empty() {
             return;
+        }
+        let open = match self.open().await {
+            Ok(open) => open.filter(|o| o.agent == **self.state.agent() && !self.held.contains(&o.nonce)),
+            Err(why) => {
+                for unfound in due {
+                    if !unfound.is_told {
+                        warn!(
+                            "what an agent before this one had of the lease of the pool is not given back yet ({why}); it is tried again"
+                        );
+                    }
+                    let due = now + AGAIN.mul_f64(0.5 + fastrand::f64());
+                    self.unfound.push(Unfound { due, is_told: true, ..unfound });
+                }
+                return;
+            }
         };
-        let Some(open) = latest.state.open.filter(|open| open.agent == **self.state.agent()) else { return };
-        if let Some(end) = end_of(&self.state, &open.attempt).await {
+        let Some(open) = open else { return };
+        let told = due.iter().filter_map(|u| u.closed.as_ref()).find(|(attempt, _)| *attempt == open.attempt);
+        let end = match told {
+            Some((_, end)) => Some(end.clone()),
+            None if due.iter().any(|u| u.closed.is_none()) => end_of(&self.state, &open).await,
+            None => None,
+        };
+        if let Some(end) = end {
             self.give_back(open, end, Duration::ZERO).await;
         }
     }
 
-    /// A window of an agent before this one was closed.
-    async fn closed(&mut self, attempt: &str, end: WindowEnd) {
-        let open = match self.lease() {
-            Ok(mut lease) => match tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await {
-                Ok(Ok(latest)) => latest.and_then(|latest| latest.state.open),
-                // Others wait for its time to pass.
-                Ok(Err(error)) => return warn!("the lease of the pool is not given back: {error}"),
-                Err(_) => return warn!("the lease of the pool is not given back: the store does not answer"),
-            },
-            Err(error) => return warn!("the lease of the pool is not given back: {error:#}"),
-        };
-        if let Some(open) = open.filter(|o| o.agent == **self.state.agent() && o.attempt == attempt) {
-            self.give_back(open, end, Duration::ZERO).await;
+    /// The window of the pool that is, or may be, open.
+    async fn open(&mut self) -> Result<Option<Intent>, String> {
+        let mut lease = self.lease().map_err(|error| format!("{error:#}"))?;
+        match tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await {
+            Ok(latest) => Ok(latest.map_err(|e| e.to_string())?.and_then(|latest| latest.state.open)),
+            Err(_) => Err("the store does not answer".into()),
         }
     }
 
@@ -390,14 +429,17 @@ async fn wait_until(due: Option<tokio::time::Instant>) {
     }
 }
 
-/// How an attempt ended of which the state says that nothing is open: it was proven closed, or never begun. `None` of
-/// one that may be open. One that was closed counts in the pool's budget, whoever finds it first after a restart.
-async fn end_of(state: &State, attempt: &str) -> Option<WindowEnd> {
-    let (state, attempt) = (state.clone(), attempt.to_owned());
-    let ledger = crate::world::blocking(move || state.ledger()).await;
-    let ledger = ledger.ok()?.ok()?;
-    let Some(known) = ledger.attempts.into_iter().find(|a| a.id == attempt) else {
-        return Some(WindowEnd::default());
+/// How the window of this agent's intent ended, where the state says that nothing is open: it was proven closed, or never
+/// begun. `None` of one that may be open. One that was closed counts in the pool's budget, whoever finds it first after a
+/// restart.
+async fn end_of(state: &State, open: &Intent) -> Option<WindowEnd> {
+    let (of, attempt) = (state.clone(), open.attempt.clone());
+    let known = crate::world::blocking(move || Ok::<_, StateError>((of.ledger()?, of.knows(&attempt)?)));
+    let (ledger, is_known) = known.await.ok()?.ok()?;
+    let Some(known) = ledger.attempts.into_iter().find(|a| a.id == open.attempt) else {
+        // A state that was copied to another host knows nothing of what is begun there, nor does this release of a row that
+        // it cannot read.
+        return (!is_known && open.host == host()).then(WindowEnd::default);
     };
     let end = known.end.filter(|end| end.unproven.is_none())?;
     Some(WindowEnd { was_sent: true, stall_s: end.stalled.as_secs_f64(), bytes: end.bytes, unproven: None })
@@ -418,7 +460,7 @@ impl Known<'_> {
             let end = match self.returns.iter().find(|r| r.intent.nonce == open.nonce) {
                 Some(back) => Some(back.end.clone()).filter(|end| end.unproven.is_none()),
                 None if self.held.contains(&open.nonce) => None,
-                None => end_of(self.state, &open.attempt).await,
+                None => end_of(self.state, open).await,
             };
             return end.map_or(Proof::None, Proof::Ended);
         }
@@ -429,5 +471,92 @@ impl Known<'_> {
             Some(Reach::Another(_)) => Proof::ServerGone,
             _ => Proof::None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skewtrap_core::capture::governor::Attempt;
+    use skewtrap_trace::time::Time;
+
+    fn keeper(bucket: &Path, state: &State) -> Keeper {
+        Keeper {
+            config: StoreConfig {
+                address: format!("file://{}", bucket.display()),
+                pool: "p".into(),
+                on_lease_loss: OnLeaseLoss::Refuse,
+                lease: None,
+                rate: None,
+                keep_local: None,
+                raw: false,
+                secrets: false,
+            },
+            budget: Budget::default(),
+            steady: Clock::start().steady(),
+            lease: None,
+            measured: None,
+            held: BTreeSet::new(),
+            returns: Vec::new(),
+            unfound: Vec::new(),
+            servers: Vec::new(),
+            state: state.clone(),
+            metrics: Arc::default(),
+        }
+    }
+
+    fn intent(attempt: &str) -> Intent {
+        Intent { attempt: attempt.into(), target: "server".into(), ..Intent::default() }
+            .lasting(Duration::from_secs(30))
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_a_window_that_was_closed_while_the_store_was_away_is_given_back_when_it_answers() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (bucket, away) = (dir.path().join("bucket"), dir.path().join("away"));
+        std::fs::create_dir(&bucket).expect("a folder");
+        let state = State::in_memory().expect("a state");
+        keeper(&bucket, &state)
+            .take(intent("i1/1"), Estimate::default())
+            .await
+            .expect("taken")
+            .expect("held");
+        // The agent after it closes the window.
+        let mut next = keeper(&bucket, &state);
+        std::fs::rename(&bucket, &away).expect("gone");
+        let end = WindowEnd { was_sent: true, ..WindowEnd::default() };
+        next.find(Some(("i1/1".into(), end))).await;
+        assert_eq!(next.unfound.len(), 1, "it is tried again");
+        std::fs::rename(&away, &bucket).expect("back");
+        assert!(next.open().await.expect("it answers").is_some());
+        next.unfound[0].due = tokio::time::Instant::now();
+        next.find_due().await;
+        assert_eq!((next.unfound.len(), next.returns.len()), (0, 0));
+        assert_eq!(next.open().await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn only_the_state_of_the_same_host_proves_that_a_window_was_never_begun() {
+        let state = State::in_memory().expect("a state");
+        let here = Intent { host: host(), ..intent("i1/1") };
+        let elsewhere = Intent { host: "another".into(), ..here.clone() };
+        assert_eq!(end_of(&state, &here).await, Some(WindowEnd::default()));
+        assert_eq!(end_of(&state, &elsewhere).await, None, "a copy of the state knows nothing of it");
+        let attempt = Attempt {
+            id: "i1/1".into(),
+            rule: "r".into(),
+            target: "server".into(),
+            group: "server".into(),
+            incident: "i1".into(),
+            firing: String::new(),
+            at: Time::default(),
+            badness: 1.0,
+            over_at: None,
+            end: None,
+        };
+        let method = crate::act::state::OpenMethod::Command { group: None };
+        let window = crate::act::state::OpenWindow::of(&attempt, method, Time::default());
+        state.begin(&attempt, &window, None).expect("written");
+        assert_eq!(end_of(&state, &here).await, None, "it may be open");
     }
 }

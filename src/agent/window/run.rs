@@ -31,6 +31,8 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a server is asked that, and between two times, before what a dead agent left behind is stopped.
 const WHO_LIMIT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long the disk may hold up a stop that is being written down.
+const NOTE_LIMIT: Duration = Duration::from_millis(250);
 /// For so long after a start was sent whoever answers is the instance that accepted it.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(2);
 const IDENTIFY_AGAIN: Duration = Duration::from_millis(100);
@@ -294,12 +296,22 @@ impl Run {
     }
 
     async fn stop(self, path: &'static str, at: Time) {
-        if !self.is_still_right().await {
+        // It may be withheld for half a minute: an agent that is killed meanwhile has sent none.
+        if !self.is_still_right().await || !self.leaves().await {
             return self.handle(&Event::StopWithheld);
         }
         let (answer, exchange) = profile::stop(&self.0.server, self.0.request.engine, path, at).await;
         self.lock().exchanges.push(exchange);
         self.handle(&Event::StopAnswered(answer));
+    }
+
+    /// Has it written down that the stop leaves now; gives whether it is still right. A disk that hangs holds it up
+    /// for a moment only.
+    async fn leaves(&self) -> bool {
+        self.handle(&Event::StopLeaves);
+        let written = self.0.state.kept(|_| Ok(()));
+        let _ = tokio::time::timeout(NOTE_LIMIT, written).await;
+        self.lock().window.confirms_stop()
     }
 
     /// Whether a stop that was decided is right by what log and server say at this moment: the decision may
@@ -443,7 +455,15 @@ mod tests {
         let run = Run::new(&target, &request(), window, open, state.clone(), (clock, log), status);
         run.handle(&Event::StartAnswered(Answer::Ok));
         run.handle(&Event::Tick);
-        let [left] = &state.open_windows().expect("it is read")[..] else { panic!("one window is open") };
-        assert_eq!(left.stops.as_ref().map(|stops| stops.count), Some(1), "{left:?}");
+        let stops_noted = || {
+            let [left] = &state.open_windows().expect("it is read")[..] else { panic!("one window is open") };
+            left.stops.as_ref().map(|stops| stops.count)
+        };
+        assert_eq!(stops_noted(), None, "it was decided, and has not left");
+        run.handle(&Event::StopLeaves);
+        assert_eq!(stops_noted(), Some(1));
+        run.cancel();
+        run.handle(&Event::StopWithheld);
+        assert_eq!(stops_noted(), None, "nothing was sent");
     }
 }

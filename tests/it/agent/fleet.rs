@@ -159,6 +159,23 @@ fn a_store_that_is_not_there_is_told_and_the_watching_goes_on() {
 }
 
 #[test]
+fn an_incident_that_the_store_does_not_take_keeps_no_other_from_it_and_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for id in [ID, OTHER] {
+        bundle_of(dir.path(), id);
+    }
+    // A folder stands where the record of the older one is to be.
+    let day = dir.path().join("bucket/prod-a/incidents/2026-11-24");
+    fs::create_dir_all(day.join(ID).join("incident.json/in-the-way")).expect("a folder");
+    let mut agent = agent(dir.path(), "");
+    let heard = agent.until(&format!("incident={OTHER}"));
+    assert!(!heard.iter().any(|line| line.contains("uploaded to") && line.contains(ID)), "{heard:#?}");
+    let told = agent.behind("incidents are not uploaded: ");
+    assert!(told.contains(ID), "{told}");
+    assert!(dir.path().join(format!("bucket/prod-a/index/2026-11-24/{OTHER}.jsonl")).exists());
+}
+
+#[test]
 fn an_uploaded_bundle_is_deleted_here_when_it_is_old_and_not_pinned() {
     let dir = tempfile::tempdir().expect("a folder");
     let (old, pinned) = (bundle_of(dir.path(), ID), bundle_of(dir.path(), OTHER));

@@ -7,15 +7,21 @@ use crate::support::stage;
 use crate::support::stage::{Stage, config};
 use crate::support::traces::{Rank, Style, write};
 use serde_json::Value;
+use skewtrap::act::lease::{self, Holder};
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
 use skewtrap::agent::capture::{CaptureStore, Taken, close, find};
 use skewtrap::agent::cost::Meter;
+use skewtrap::agent::examine::take_one;
 use skewtrap::demo::sglang::{Config, Faults, World};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
+use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
+use skewtrap_core::capture::line::Marks;
+use skewtrap_core::capture::plan::{Form, StartRequest};
+use skewtrap_core::capture::preflight::Ranks;
 use skewtrap_core::capture::window::Answer;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::incident::{CaptureOutcome, Record, StoredCapture};
@@ -474,6 +480,84 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
         .map(|a| (a.times_bound, a.end.as_ref().unwrap().bytes))
         .collect();
     assert_eq!(marks, [(1.4, 5), (2.2, 4)], "each is booked with its own bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_doctor_is_interrupted_in_is_closed_by_the_next_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults { slow_export: Duration::from_secs(60), ..Faults::default() };
+    let stage = Stage::of(Config { faults, ..config(&[(9, 0), (40, 2)]) }, dir.path()).await;
+    let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(5), ..HttpWindow::default() });
+    let plan = stage.grant(spec, &[0, 1], "doctor-1").await.unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let stop = cancel.clone();
+    let (taken, ()) =
+        tokio::join!(take_one(&stage.store, &stage.handle, None, &plan, Duration::ZERO, cancel), async {
+            while exporting(&stage.double).await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            stop.cancel();
+        });
+    assert!(matches!(taken.unwrap(), CaptureOutcome::Open { .. }));
+    // Another agent waits with its own until this one's must be over.
+    let turn =
+        lease::path(Some(std::path::Path::new(&stage.base())), &stage.handle.server.address().unwrap());
+    let now = stage.store.clock.now();
+    let other = Holder { agent: "other".into(), process: 1, until: now };
+    assert_eq!(&*lease::take(&turn, &other, now).unwrap().unwrap_err().agent, &**stage.store.state.agent());
+    let found = find(&stage.store).unwrap();
+    assert_eq!(found.left.len(), 1, "{found:?}");
+    assert_eq!(found.left[0].0.attempt, plan.attempt.id);
+}
+
+#[tokio::test]
+async fn a_window_on_a_server_that_is_no_target_any_more_is_given_up_once_nothing_would_stop_it() {
+    let (hour, seconds) = (Duration::from_secs(3600), Duration::from_secs);
+    for (age, has_log, is_given_up) in [
+        (seconds(600), false, false),
+        (seconds(800), false, true),
+        (hour, true, false),
+        (25 * hour, true, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut window, record) = second_left_open(dir.path());
+        window.sent_at = store.clock.now() - age;
+        window.method = OpenMethod::Http(request());
+        window.log_from = has_log.then_some(0);
+        store.state.update(&window).unwrap();
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let meter = Meter::of_before(store.clock, window.sent_at);
+        cancel.cancel();
+        let ends = if is_given_up { tokio_util::sync::CancellationToken::new() } else { cancel };
+        let taken = close(store.clone(), None, window, record, (meter, ends)).await;
+        let open = store.state.ledger().unwrap().open().count();
+        assert_eq!(open == 0, is_given_up, "{age:?} {has_log}: {taken:?}");
+        if is_given_up {
+            let [kept] = store.state.open_windows().unwrap().try_into().unwrap();
+            assert!(kept.unproven.unwrap().contains("no target any more"));
+            store.state.release(store.clock.now() + seconds(1), None).unwrap();
+            assert!(store.state.open_windows().unwrap().is_empty());
+        }
+    }
+}
+
+/// What was asked of a server that is gone.
+fn request() -> StartRequest {
+    StartRequest {
+        engine: ServerKind::Sglang,
+        body: None,
+        marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
+        folder: None,
+        form: Form::Exact,
+        ranks: Ranks { busy: vec![skewtrap_trace::rank::Rank::dp(0)], idle: Vec::new() },
+        deadline: Duration::from_secs(30),
+        hold: None,
+        until_cleared: false,
+        writes_files: true,
+        merges: false,
+        notes: Vec::new(),
+        sizing: None,
+    }
 }
 
 #[test]

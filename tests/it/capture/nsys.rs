@@ -155,6 +155,53 @@ async fn a_stop_that_took_nothing_is_sent_again_and_a_list_that_fails_proves_not
     );
 }
 
+#[tokio::test]
+async fn what_was_closed_or_whose_agent_ends_while_its_session_was_looked_for_is_not_started() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let cancel = tokio_util::sync::CancellationToken::new();
+    cancel.cancel();
+    let of_target = NsysSession::OfTarget;
+    let kept = server.window_until("i1", of_target, Duration::from_millis(300), None, cancel).await;
+    let CaptureOutcome::Failed { why, .. } = kept.record.incident.capture else { panic!("it did not begin") };
+    assert!(why.contains("before its start was sent"), "{why}");
+    assert!(server.calls("start").is_empty() && server.store.state.open_windows().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_for_which_nothing_can_be_started_is_tried_again_and_then_left_to_the_next_agent() {
+    for comes_back in [true, false] {
+        let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+        let program = server.dir.path().join("our-nsys");
+        std::os::unix::fs::symlink(FAKE, &program).unwrap();
+        let environment = std::mem::take(&mut server.handle.nsys.environment);
+        server.handle.nsys = Nsys::new(&program);
+        server.handle.nsys.environment = environment;
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let (of_target, duration) = (NsysSession::OfTarget, Duration::from_millis(1_500));
+        let window = server.window_until("i1", of_target, duration, None, cancel.clone());
+        let (kept, ()) = tokio::join!(window, async {
+            while !server.store.state.open_windows().unwrap().iter().any(|window| window.granted) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            std::fs::remove_file(&program).unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert!(server.calls("stop").is_empty());
+            match comes_back {
+                true => std::os::unix::fs::symlink(FAKE, &program).unwrap(),
+                false => cancel.cancel(),
+            }
+        });
+        let rows = server.store.state.open_windows().unwrap();
+        if comes_back {
+            report(&kept);
+            assert_eq!((server.calls("stop").len(), rows.len()), (1, 0));
+        } else {
+            assert!(matches!(kept.record.incident.capture, CaptureOutcome::Open { .. }), "it is left open");
+            assert_eq!(rows.iter().map(|row| row.unproven.clone()).collect::<Vec<_>>(), [None]);
+        }
+    }
+}
+
 fn id_of(server: &Wrapped) -> String {
     let mut ids = std::fs::read_dir(server.state("sessions")).unwrap().flatten();
     ids.next().unwrap().file_name().into_string().unwrap()

@@ -132,3 +132,19 @@ async fn a_log_whose_stamps_are_of_another_zone_is_warned_of_with_what_mends_it(
     assert!(matches!(&said_of[0][..], [line] if line.starts_with(told)), "{said_of:?}");
     assert!(said_of[1].is_empty(), "{said_of:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_store_doctor_takes_no_window_beside_the_lease_of_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let (url, base, log) = (&stage.double.url, stage.base(), stage.double.log_path.display());
+    let (file, store) = (dir.path().join("skewtrap.yaml"), dir.path().join("store"));
+    let target = format!("targets: [{{ name: server, url: \"{url}\", logs: [\"{log}\"] }}]");
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(&file, format!("{target}\nstore: 'file://{}'\npool: p\n", store.display())).unwrap();
+    let (file, state) = (file.display().to_string(), dir.path().join("state").display().to_string());
+    let fixed = ["doctor", "--config", &file, "--state-dir", &state, "--output-dir", &base];
+    let (code, said) = run(dir.path(), &[&fixed[..], &["--take-window"]].concat()).await;
+    assert!(code == 1 && said.contains("under the lease of the pool"), "{said}");
+    assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
+}

@@ -136,6 +136,18 @@ impl Wrapped {
         duration: Duration,
         meter: Option<Meter>,
     ) -> stage::Kept {
+        self.window_until(incident, session, duration, meter, CancellationToken::new()).await
+    }
+
+    /// One whose agent ends with `cancel`.
+    pub async fn window_until(
+        &self,
+        incident: &str,
+        session: NsysSession,
+        duration: Duration,
+        meter: Option<Meter>,
+        cancel: CancellationToken,
+    ) -> stage::Kept {
         let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
         let now = self.store.clock.now();
         let attempt = Attempt {
@@ -152,7 +164,7 @@ impl Wrapped {
         };
         let grant = CapturePlan { attempt, method: CaptureMethod::Nsys(spec) };
         let record = stage::record(incident, self.store.state.agent().clone(), now);
-        let (mut links, _shown) = stage::links(None, &self.store, CancellationToken::new());
+        let (mut links, _shown) = stage::links(None, &self.store, cancel);
         links.meter = meter.unwrap_or(links.meter);
         stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)
             .await

@@ -159,6 +159,19 @@ pub struct ClockJump {
     pub started: Time,
 }
 
+impl ClockJump {
+    /// Whether what bears that stamp is moved: set back, only what this process began, for an earlier one may have had
+    /// the right time.
+    pub fn moves(&self, at: Time) -> bool {
+        at <= self.before && (self.by_ns > 0 || at >= self.started)
+    }
+
+    /// The stamp by the clock as it is now.
+    pub const fn moved(&self, at: Time) -> Time {
+        Time::from_nanos(at.nanos().saturating_add(self.by_ns))
+    }
+}
+
 impl From<Vec<Attempt>> for Ledger {
     fn from(attempts: Vec<Attempt>) -> Self {
         Self { attempts, left_behind: BTreeSet::new() }
@@ -261,16 +274,13 @@ impl Ledger {
     }
 
     /// The wall clock was set at `jump.before`: what it stamped is moved with it, so that no limit is refilled
-    /// or drawn out. Set back, it moves only what this process began: an earlier one may have had the right
-    /// time.
+    /// or drawn out.
     pub fn clock_was_set(&mut self, jump: ClockJump) {
-        let moved = |at: Time| Time::from_nanos(at.nanos().saturating_add(jump.by_ns));
-        let is_moved = |at: Time| at <= jump.before && (jump.by_ns > 0 || at >= jump.started);
-        for attempt in self.attempts.iter_mut().filter(|a| is_moved(a.at)) {
-            attempt.at = moved(attempt.at);
-            attempt.over_at = attempt.over_at.map(moved);
+        for attempt in self.attempts.iter_mut().filter(|a| jump.moves(a.at)) {
+            attempt.at = jump.moved(attempt.at);
+            attempt.over_at = attempt.over_at.map(|at| jump.moved(at));
             if let Some(end) = &mut attempt.end {
-                end.at = moved(end.at);
+                end.at = jump.moved(end.at);
             }
         }
     }

@@ -126,6 +126,8 @@ pub enum Event {
     OtherRanks,
     /// It is proven to be another instance, its windows gone with the one before; and by what.
     Gone(String),
+    /// The stop leaves now, and counts as sent.
+    StopLeaves,
     /// What was learned just before the stop left spoke against it: it was not sent.
     StopWithheld,
     /// Whether it is the instance that was asked to start could not be learned: its stop was not sent.

@@ -36,6 +36,12 @@ pub fn mark_of_manifest(name: &str) -> Option<&str> {
     name.strip_suffix("/manifest.json")?.rsplit('/').next()
 }
 
+/// Whether a text is the mark of a window: it names folders, and another host wrote it.
+fn is_mark(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !text.is_empty() && text.len() <= 200 && !text.starts_with('.') && text.chars().all(is_plain)
+}
+
 /// The folder of the nodes' reports of a window.
 pub fn reports_folder(pool: &str, mark: &str) -> String {
     format!("{pool}/windows/{mark}/nodes")
@@ -87,12 +93,19 @@ pub struct WindowManifest {
 }
 
 impl WindowManifest {
-    /// The manifest in an object.
+    /// The manifest in the object of that name.
     ///
     /// # Errors
-    /// It is none that this version can read: a sentence.
-    pub fn read(object: &[u8]) -> Result<Self, String> {
-        read_versioned(object, "window")
+    /// It is none that this version can read, or of another window than its name says: a sentence.
+    pub fn read(name: &str, object: &[u8]) -> Result<Self, String> {
+        let manifest: Self = read_versioned(object, "window")?;
+        if mark_of_manifest(name) != Some(&*manifest.mark) || !is_mark(&manifest.mark) {
+            return Err("its mark is not that of its name".into());
+        }
+        if manifest.dir.split(['/', '\\']).any(|part| part == "..") {
+            return Err("its folder leads out of itself".into());
+        }
+        Ok(manifest)
     }
 
     /// The expected ranks.
@@ -347,12 +360,27 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_whose_mark_or_folder_leads_elsewhere_is_none() {
+        let read = |name: &str, mark: &str, dir: &str| {
+            let of = WindowManifest { mark: mark.into(), dir: dir.into(), ..manifest() };
+            WindowManifest::read(name, &serde_json::to_vec(&of).expect("plain data"))
+        };
+        assert!(read("prod/windows/i-w2/manifest.json", "i-w2", "/profiles/i-w2").is_ok());
+        for mark in ["", "..", ".hidden", "../../etc", "/etc", "a/b", "i j"] {
+            read(&manifest_object("prod", mark), mark, "/profiles/i").expect_err(mark);
+            read(&manifest_object("prod", "i"), mark, "/profiles/i").expect_err(mark);
+        }
+        read(&manifest_object("prod", "i"), "i", "/profiles/../../etc").expect_err("a way out");
+    }
+
+    #[test]
     fn what_a_newer_agent_wrote_is_told_and_not_guessed_at() {
         let text = serde_json::to_vec(&manifest()).expect("plain data");
-        assert_eq!(WindowManifest::read(&text), Ok(manifest()));
+        let name = manifest_object("prod", "i");
+        assert_eq!(WindowManifest::read(&name, &text), Ok(manifest()));
         let newer = String::from_utf8(text).expect("text").replace("\"window\":1", "\"window\":2");
         assert_eq!(
-            WindowManifest::read(newer.as_bytes()).expect_err("newer"),
+            WindowManifest::read(&name, newer.as_bytes()).expect_err("newer"),
             "it is version 2 of a window, and this skewtrap reads up to 1: bring all agents of the pool to the newest release"
         );
         assert_eq!(mark_of_manifest(&manifest_object("prod", "i-w2")), Some("i-w2"));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::finding::{Finding, Side};
-use crate::incident::{Death, Exchange, VerdictNote};
+use crate::incident::{Death, Escalation, Exchange, FollowUp, Joined, Refused, VerdictNote};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::verdict::Confidence;
 
@@ -27,12 +27,21 @@ fn of_a_bundle_summaries_and_rows_of_kernels_are_stored_and_the_rest_stays_here_
     assert_eq!(stored("summaries/dp2-tp0.summary.json", nothing).as_deref(), Some("dp2-tp0/summary.json"));
     assert_eq!(stored("summaries-2/dp2.summary.json", nothing).as_deref(), Some("dp2/summary-2.json"));
     assert_eq!(stored("kernels-2.csv", nothing).as_deref(), Some("kernels-2.csv"));
-    for path in ["evidence.jsonl", "traces/x-TP-0.trace.json.gz", "server.log", "report.html", "left/x"] {
+    for path in ["evidence.jsonl", "traces/x-TP-0.trace.json.gz", "server.log", "report.html"] {
         assert_eq!(stored(path, nothing), None, "{path}");
         assert_eq!(stored(path, secrets), None, "{path}");
         assert_eq!(stored(path, raw).as_deref(), Some(path));
     }
-    for path in ["traces/a.nsys-rep", "traces/a.sqlite", "traces/a.qdstrm"] {
+    for path in [
+        "traces/a.nsys-rep",
+        "traces/a.qdrep",
+        "traces/a.sqlite",
+        "traces/a.sqlite-wal",
+        "traces/a.qdstrm",
+        "left/a.arrow",
+        "left/x",
+        "left-2/x",
+    ] {
         assert_eq!(stored(path, raw), None, "{path}");
         assert_eq!(stored(path, secrets).as_deref(), Some(path));
     }
@@ -60,6 +69,78 @@ fn a_record_leaves_its_host_without_text_of_logs_and_without_what_was_said_to_th
     assert!(!shared_text.contains("my secret"), "{shared_text}");
     assert!(shared_text.contains("dp-load-skew"));
     assert_eq!(shared(&record, Share { raw: true, secrets: false }), record);
+}
+
+/// What of a record may leave its host as it is: what agents say and what names things.
+const LEAVES: [&str; 11] = [
+    "/agent",
+    "/skewtrap",
+    "/id",
+    "/rule",
+    "/about",
+    "/target",
+    "/bundle",
+    "/joined/0/rule",
+    "/joined/0/what",
+    "/verdict/sentence",
+    "/follow_up/why",
+];
+
+/// Where in a JSON value texts are.
+fn texts(value: &serde_json::Value, at: String, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(_) => found.push(at),
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(n, v)| texts(v, format!("{at}/{n}"), found));
+        }
+        serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| texts(v, format!("{at}/{k}"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_text_of_a_record_leaves_its_host_that_somebody_else_may_have_written() {
+    let refused = || Refused { reason: Default::default(), why: "why".into() };
+    let captured = || crate::incident::Captured { notes: vec!["note".into()], ..Default::default() };
+    let failed = CaptureOutcome::Failed { why: "why".into(), captured: Some(captured()) };
+    let mut incident = incident("one", 2);
+    let at = incident.fired_at;
+    incident.about = Some("about".into());
+    incident.bundle = Some("/bundle".into());
+    incident.finding.evidence = Some("what somebody wrote".into());
+    incident.died = Some(Death { at, line: "a line".into(), window_open: false });
+    let worse = Escalation { at, value: 2.0, times_bound: 1.5, window: 2, refused: Some(refused()) };
+    incident.worse = Some(worse);
+    incident.follow_up = Some(FollowUp { at, window: 2, why: "why".into(), refused: Some(refused()) });
+    let rank = Rank::dp(1).labels();
+    let (rule, what) = ("other".into(), "a number".into());
+    incident.joined = vec![Joined { at, rule, rank, side: Side::High, what, until: None }];
+    incident.verdict = Some(VerdictNote {
+        kind: Kind::NoFinding,
+        rank: None,
+        by: None,
+        sentence: "one".into(),
+        lost_ms_per_step: None,
+        confidence: Confidence::Low,
+        confirms: None,
+    });
+    let again = |capture| crate::incident::EarlierCapture { times_bound: 1.2, capture, verdict: None };
+    incident.earlier = vec![again(failed), again(CaptureOutcome::Refused(refused()))];
+    incident.capture = CaptureOutcome::Done(captured());
+    let whole = serde_json::to_value(Record::new("agent".into(), incident)).expect("it serialises");
+    let mut paths = Vec::new();
+    texts(&whole, String::new(), &mut paths);
+    let mut tried = 0;
+    for path in paths.iter().filter(|path| !LEAVES.contains(&path.as_str())) {
+        let mut planted = whole.clone();
+        *planted.pointer_mut(path).expect("it is there") = "my secret".into();
+        // Where only some words may stand it is no record.
+        let Ok(record) = serde_json::from_value::<Record>(planted) else { continue };
+        let text = serde_json::to_string(&shared(&record, Share::default())).expect("it serialises");
+        assert!(!text.contains("my secret"), "{path}: {text}");
+        tried += 1;
+    }
+    assert!(tried >= 9, "{tried} of {paths:?}");
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl Store {
             other => other.map_err(|e| self.failed(&e, name))?,
         };
         let stamped_at = time_of(found.meta.last_modified);
+        self.is_read(found.meta.size, name)?;
         let bytes = found.bytes().await.map_err(|e| self.failed(&e, name))?;
         Ok(Some((bytes, stamped_at)))
     }

@@ -349,3 +349,20 @@ async fn without_a_key_it_is_said_which_variables_would_have_one() {
     let said = to.store.try_out("node7").await.expect_err("no key").to_string();
     assert!(said.starts_with("s3://traces/x refuses: ") && said.contains("AWS_ACCESS_KEY_ID"), "{said}");
 }
+
+#[tokio::test]
+async fn what_is_read_back_counts_in_the_rate_and_what_is_too_large_is_not_read() {
+    let bucket = tempfile::tempdir().expect("a folder");
+    let address = format!("file://{}", bucket.path().display());
+    let store = Store::open(&address, client(), Vec::new()).expect("an address");
+    let file = bucket.path().join("file");
+    fs::write(&file, [7; 100]).expect("written");
+    let begun = Instant::now();
+    store.put_file("a", &file, Some(400)).await.expect("stored");
+    assert!(begun.elapsed().as_secs_f64() >= 0.5, "a quarter of a second there and one back");
+    fs::File::create(bucket.path().join("large")).and_then(|f| f.set_len((64 << 20) + 1)).expect("sparse");
+    let why = store.get("large").await.expect_err("nobody reads that").to_string();
+    assert!(why.contains("are not read"), "{why}");
+    let why = store.get_stamped("large").await.expect_err("nor here").to_string();
+    assert!(why.contains("are not read"), "{why}");
+}

@@ -10,7 +10,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Seen, report, wait_for};
+use tokio_util::sync::CancellationToken;
+
+use super::{Seen, StopUnsent, report, stop_session, wait_for};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
@@ -28,7 +30,13 @@ const OURS: Duration = Duration::from_secs(600);
 
 /// Stops the collection of `window`, if its session still collects and it is ours. `output` is what
 /// its start was given.
-pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> CaptureResult {
+pub async fn close(
+    nsys: &Nsys,
+    window: &OpenWindow,
+    output: &Path,
+    now: Time,
+    cancel: &CancellationToken,
+) -> CaptureResult {
     let mut result =
         CaptureResult { means: Means::Nsys, sent_at: window.sent_at, ..CaptureResult::default() };
     let OpenMethod::Nsys { session, name } = &window.method else { return result };
@@ -60,10 +68,10 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
             result.failure = Some(why);
         }
         (Seen::Is(Readiness::Collecting), CollectionOwner::Ours) => {
-            stop(nsys, session, now, &mut result).await
+            stop(nsys, session, now, cancel, &mut result).await
         }
         (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) if window.granted || age < OURS => {
-            stop(nsys, session, now, &mut result).await
+            stop(nsys, session, now, cancel, &mut result).await
         }
         (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
             let why = format!(
@@ -105,9 +113,9 @@ async fn began(name: &str) -> Option<Time> {
     crate::world::blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
-async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult) {
+async fn stop(nsys: &Nsys, session: &str, now: Time, cancel: &CancellationToken, result: &mut CaptureResult) {
     let mut why = "the agent died during this window and stopped it when it was back".to_owned();
-    match nsys.stop(session, now).await {
+    match stop_session(nsys, session, now, cancel).await {
         Ok((answer, exchange)) => {
             result.exchanges.push(exchange);
             match generated(&answer.out) {
@@ -122,7 +130,8 @@ async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult)
                     Some(format!("nsys was asked to stop session {session}, and it still collects"));
             }
         }
-        Err(error) => {
+        Err(StopUnsent { error, is_cancelled }) => {
+            result.left_open = is_cancelled;
             result.unproven = Some(error.to_string());
             why = error.to_string();
         }

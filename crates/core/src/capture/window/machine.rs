@@ -39,7 +39,11 @@ pub struct Window {
     sent_at: Time,
     start_pending: bool,
     stop_pending: bool,
+    /// Whether the pending stop is on its way, so that it may have been carried out.
+    stop_left: bool,
     stops: u8,
+    /// So many stops, those before the first one that may have been carried out, did nothing.
+    undone: u8,
     stopped_at: Option<Time>,
     path: &'static str,
     /// The answer of the last stop, when it was not a 2xx.
@@ -67,6 +71,8 @@ pub struct Window {
     passed_on: bool,
     /// How the last stop was answered, for the next agent.
     last_answer: Option<Answer>,
+    /// How the one before it was.
+    answered_before: Option<Answer>,
     /// The instance that took the start has other ranks than the window was made for.
     other_ranks: bool,
     /// An agent before this one opened it.
@@ -103,7 +109,9 @@ impl Window {
             sent_at: now,
             start_pending: true,
             stop_pending: false,
+            stop_left: false,
             stops: 0,
+            undone: 0,
             stopped_at: None,
             path: request.engine.stop_path(),
             stop_answer: None,
@@ -121,6 +129,7 @@ impl Window {
             refused: false,
             passed_on: false,
             last_answer: None,
+            answered_before: None,
             other_ranks: false,
             left_behind: false,
             ended_before: false,
@@ -187,10 +196,15 @@ impl Window {
         self.deadline
     }
 
-    /// The stops that were sent, for the next agent; `None` where none was.
+    /// The stops that were sent, for the next agent; `None` where none was. One that was only decided is not
+    /// among them.
     pub fn stops(&self) -> Option<Stops> {
-        let last = self.stopped_at.filter(|_| self.stops > 0)?;
-        Some(Stops { count: self.stops, last, answer: self.last_answer.clone() })
+        let (count, last) = match self.stop_pending && !self.stop_left {
+            true => (self.stops.saturating_sub(1), self.stopped_before),
+            false => (self.stops, self.stopped_at),
+        };
+        let last = last.filter(|_| count > 0)?;
+        Some(Stops { count, last, answer: self.last_answer.clone() })
     }
 
     /// Whether it was closed: by its steps, or by a stop that was answered with success and that nothing
@@ -230,6 +244,7 @@ impl Window {
     pub fn on(&mut self, event: &Event, now: Time) -> Vec<Output> {
         let mut out = Vec::new();
         if self.phase == WindowPhase::Ended {
+            self.settle_stop(event);
             return out;
         }
         self.absorb(event, now, &mut out);
@@ -271,6 +286,11 @@ impl Window {
             // What is written already may still be read.
             Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
             Event::Gone(why) => self.fail(Failure::ServerGone { why: why.clone() }, None, out),
+            Event::StopLeaves if self.stop_pending => {
+                self.stop_left = true;
+                self.answered_before = self.last_answer.take();
+            }
+            Event::StopLeaves => {}
             Event::StopWithheld => self.stop_withheld(now),
             Event::Unidentified => {
                 if self.phase == WindowPhase::Stopping && self.stop_pending {
@@ -360,7 +380,7 @@ impl Window {
     }
 
     fn may_stop(&self, now: Time) -> bool {
-        let again = !self.engine.runs_vllm() || self.stops == 0;
+        let again = !self.engine.runs_vllm() || self.stops == self.undone;
         let is_ours = self.ownership.is_ours() || (self.on_chance && !self.foreign_possible());
         is_ours
             && !self.may_hold_another()
@@ -370,7 +390,7 @@ impl Window {
             && !self.is_stale(now)
             && !self.ends_unseen()
             && self.stops < MAX_STOPS
-            // A second stop has crashed vLLM.
+            // A second stop has crashed vLLM, where the first one was carried out.
             && again
     }
 
@@ -405,10 +425,10 @@ impl Window {
     fn send_stop(&mut self, now: Time, out: &mut Vec<Output>) {
         self.stops += 1;
         self.stop_pending = true;
+        self.stop_left = false;
         self.stop_granted = false;
         self.may_retry = false;
         self.stop_lost = false;
-        self.last_answer = None;
         self.stopped_before = self.stopped_at;
         self.stopped_at = Some(now);
         self.enter(WindowPhase::Stopping, now);
@@ -419,7 +439,25 @@ impl Window {
         self.stop_pending = false;
         self.stops = self.stops.saturating_sub(1);
         self.stopped_at = self.stopped_before.take();
+        if std::mem::take(&mut self.stop_left) {
+            self.last_answer = self.answered_before.take();
+        }
         self.path = self.engine.stop_path();
+    }
+
+    /// What became of a stop that was under way when the window was given up, for the next agent.
+    fn settle_stop(&mut self, event: &Event) {
+        match event {
+            Event::StopWithheld | Event::StopAnswered(Answer::ConnectionRefused | Answer::NotSent { .. })
+                if self.stop_pending =>
+            {
+                self.take_stop_back();
+            }
+            Event::StopAnswered(answer) if std::mem::take(&mut self.stop_pending) => {
+                self.last_answer = Some(answer.clone());
+            }
+            _ => {}
+        }
     }
 
     fn stop_withheld(&mut self, now: Time) {

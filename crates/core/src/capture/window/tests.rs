@@ -318,6 +318,69 @@ fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
 }
 
 #[test]
+fn a_stop_of_vllm_that_was_not_carried_out_is_sent_again_and_no_other() {
+    let held = request(Form::Held, &[0, 1], &[]);
+    for visibility in [BOTH, Visibility { log: false, files: true }, Visibility { log: true, files: false }] {
+        let script = [(0.1, ok()), (0.6, stopped(status(429))), (4.0, stopped(Answer::Ok))];
+        let told = play(&held, visibility, &script);
+        assert_eq!(told[..2], ["0.5 /stop_profile", "3.6 /stop_profile"], "{visibility:?}");
+        let script: Vec<_> = [(0.1, ok())]
+            .into_iter()
+            .chain((1..8).map(|n| (f64::from(n) * 4.0, stopped(status(404)))))
+            .collect();
+        let told = play(&held, visibility, &script);
+        assert_eq!(told.len(), 1 + usize::from(MAX_STOPS), "{visibility:?}: {told:?}");
+        assert!(told[4].ends_with("(quiet)"), "{told:?}");
+        for unclear in [401, 403, 408, 500, 502, 503, 504] {
+            let told = play(&held, visibility, &[(0.1, ok()), (0.6, stopped(status(unclear)))]);
+            let stops = told.iter().filter(|t| t.ends_with("/stop_profile")).count();
+            assert_eq!(
+                stops, 1,
+                "{visibility:?} {unclear}: it may be carried out, or a key is missing: {told:?}"
+            );
+        }
+    }
+    // What the next agent makes of it.
+    let stops = |answer| Some(Stops { count: 1, last: at(1.0), answer: Some(answer) });
+    for (answer, is_sent) in [(status(429), true), (status(503), false)] {
+        let left = LeftBehind { stops: stops(answer), ..left(0.0, true) };
+        let mut window = Window::resume(&held, BOTH, &left, at(6.0));
+        let sent = window.on(&Event::Tick, at(6.1)).contains(&Output::Stop { path: "/stop_profile" });
+        assert_eq!(sent, is_sent);
+    }
+}
+
+#[test]
+fn the_next_agent_hears_of_stops_that_left_and_how_they_were_answered_though_the_window_is_given_up() {
+    let stopping = || {
+        let (mut window, _) = Window::start(&request(Form::Held, &[0], &[]), BOTH, at(0.0));
+        window.on(&ok(), at(0.1));
+        assert_eq!(window.on(&Event::Tick, at(0.5)), [Output::Stop { path: "/stop_profile" }]);
+        assert_eq!(window.stops(), None, "it was decided, and has not left");
+        window
+    };
+    let given_up = |window: &mut Window| {
+        window.on(&Event::Cancel, at(1.0));
+        window.on(&Event::Tick, at(9.1));
+        assert_eq!(window.phase(), WindowPhase::Ended);
+    };
+    let mut window = stopping();
+    given_up(&mut window);
+    assert_eq!(window.stops(), None);
+    let mut window = stopping();
+    window.on(&Event::StopLeaves, at(0.5));
+    let sent = |answer| Some(Stops { count: 1, last: at(0.5), answer });
+    assert_eq!(window.stops(), sent(None));
+    given_up(&mut window);
+    assert_eq!(window.stops(), sent(None));
+    let mut other = window.clone();
+    window.on(&stopped(status(429)), at(20.0));
+    assert_eq!(window.stops(), sent(Some(status(429))));
+    other.on(&stopped(Answer::ConnectionRefused), at(20.0));
+    assert_eq!(other.stops(), None, "nothing was sent");
+}
+
+#[test]
 fn another_instance_of_the_server_has_no_window_of_the_one_before() {
     let gone = Event::Gone("its random seed changed".into());
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, gone)]);

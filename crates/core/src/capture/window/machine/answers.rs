@@ -114,6 +114,9 @@ impl Window {
             Answer::Failed { status: 500, .. } => self.visibility.log,
             _ => true,
         };
+        if is_undone(answer) {
+            self.undone = self.stops;
+        }
         self.path = self.engine.stop_path();
         self.stop_answer = Some(words);
         self.enter(WindowPhase::Exporting, now);
@@ -124,6 +127,12 @@ impl Window {
 /// passed the start on.
 fn is_own_refusal(status: u16, body: &str) -> bool {
     matches!(status, 401 | 403 | 409 | 422) || status == 400 && is_of_an_engine(body)
+}
+
+/// Whether a stop that was answered so was not carried out: a proxy had no route for it or too many requests,
+/// say. The answers of a proxy that may have passed it on (408, 502, 503, 504) do not tell.
+fn is_undone(answer: &Answer) -> bool {
+    matches!(answer, Answer::Refused { status, .. } if *status != 408)
 }
 
 /// Whether an engine without a profile API said so; other servers have the same words for it.

@@ -106,6 +106,13 @@ impl Window {
     }
 
     pub(super) fn exporting(&mut self, now: Time, out: &mut Vec<Output>) {
+        // Whatever its log or files say, vLLM's window ends by a stop that is carried out.
+        if self.form == Form::Held && self.may_retry && self.stops == self.undone && self.may_stop(now) {
+            if now.since(self.since) >= RETRY {
+                self.send_stop(now, out);
+            }
+            return;
+        }
         if self.is_unshown() && self.ownership.all_written() {
             // A file is seen a moment after the line that it is written.
             let written_at = *self.written_at.get_or_insert(now);
