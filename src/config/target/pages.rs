@@ -40,17 +40,23 @@ pub struct RankText {
     pp_rank: Field<u16>,
     /// The rank's place on an axis.
     ep_rank: Field<u16>,
+    /// The rank's place on an axis.
+    attn_cp_rank: Field<u16>,
+    /// The rank's place on an axis.
+    moe_dp_rank: Field<u16>,
 }
 
 impl RankText {
     fn rank(&self) -> Rank {
-        let places = [
-            (Axis::Dp, &self.dp_rank),
-            (Axis::Tp, &self.tp_rank),
-            (Axis::Pp, &self.pp_rank),
-            (Axis::Ep, &self.ep_rank),
-        ];
-        let given = places.into_iter().filter_map(|(axis, field)| Some((axis, *field.get()?)));
+        let place = |axis| match axis {
+            Axis::Dp => &self.dp_rank,
+            Axis::Tp => &self.tp_rank,
+            Axis::Pp => &self.pp_rank,
+            Axis::Ep => &self.ep_rank,
+            Axis::AttnCp => &self.attn_cp_rank,
+            Axis::MoeDp => &self.moe_dp_rank,
+        };
+        let given = Axis::ALL.into_iter().filter_map(|axis| Some((axis, *place(axis).get()?)));
         given.fold(Rank::NONE, |rank, (axis, index)| rank.with(axis, index))
     }
 }
