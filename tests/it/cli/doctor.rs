@@ -100,3 +100,27 @@ async fn a_server_that_is_not_there_is_said_in_a_sentence() {
     assert!(said.contains("http://127.0.0.1:9/server_info was not reached"), "{said}");
     assert!(said.contains("health: cannot connect to it"), "{said}");
 }
+
+#[tokio::test]
+async fn an_engine_that_the_server_contradicts_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let doctor = async |engine: &str| {
+        let text = format!(
+            "targets: [{{ name: mine, url: '{}', engine: {engine} }}]\nstate_dir: state\n",
+            stage.double.url
+        );
+        std::fs::write(dir.path().join("skewtrap.yaml"), text).unwrap();
+        let (_, said) = run(dir.path(), &["doctor", "--config", "skewtrap.yaml"]).await;
+        said.lines().find(|line| line.contains("  engine: ")).map(str::to_owned)
+    };
+    let told = doctor("vllm").await.expect("a warning");
+    assert!(
+        told.starts_with(
+            "warn  mine  engine: `engine: vllm` is written, and the server says that it is SGLang"
+        ),
+        "{told}"
+    );
+    assert_eq!(doctor("sglang").await, None);
+    assert_eq!(doctor("auto").await, None);
+}
