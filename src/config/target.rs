@@ -14,7 +14,7 @@ use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::secret::{SecretRef, SecretText, is_url, masked, secret_of, shown_secret};
+use super::secret::{SecretRef, SecretText, is_url, masked, scheme_hint, secret_of, shown_secret};
 use super::tree::Place;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::signal::metrics::Role;
@@ -229,7 +229,8 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     if let Some((url, at)) = text.url.placed()
         && !is_url(url)
     {
-        let hint = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
+        let usual = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
+        let hint = scheme_hint(url).unwrap_or_else(|| usual.to_owned());
         let message = format!("`{}` is no server's address", masked(url));
         // The line itself would show the password.
         match url.contains('@') {

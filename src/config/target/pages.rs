@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::de::{Field, TextOr, did_you_mean};
 use super::super::diagnostic::Findings;
-use super::super::secret::is_url;
+use super::super::secret::{is_url, scheme_hint};
 use super::super::tree::Place;
 use super::Target;
 use skewtrap_core::signal::own_metric::{RankLabels, RankOf};
@@ -125,7 +125,8 @@ fn further_page(page: &TextOr<PageText>, place: Place, findings: &mut Findings<'
     let Some(url) = url.filter(|u| is_url(u)) else {
         let hint =
             "write `url: http://127.0.0.1:9400/metrics`; the server's own page comes first in the list";
-        findings.error(place, "a further metrics page needs its address", Some(hint.into()));
+        let hint = url.and_then(|url| scheme_hint(url)).unwrap_or_else(|| usual.to_owned());
+        findings.error(place, "a further metrics page needs its address", Some(hint));
         return None;
     };
     Some(MetricsPage { url: url.clone(), ranks })
