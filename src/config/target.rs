@@ -66,7 +66,7 @@ pub struct TargetText {
 #[serde(default, deny_unknown_fields)]
 pub struct LogText {
     /// Its path; `-` is standard input.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     path: Field<String>,
     /// The zone of its stamps: `UTC`, `Europe/Berlin`. Default: the agent's own.
     zone: Field<String>,
@@ -80,10 +80,10 @@ pub struct LogText {
 #[serde(default, deny_unknown_fields)]
 pub struct PathText {
     /// As the server calls it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     server: Field<String>,
     /// As the agent sees it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     agent: Field<String>,
 }
 
@@ -234,8 +234,8 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
         let message = format!("`{}` is no server's address", masked(url));
         // The line itself would show the password.
         match url.contains('@') {
-            true => findings.error_hiding_line(at, message, Some(hint.into())),
-            false => findings.error(at, message, Some(hint.into())),
+            true => findings.error_hiding_line(at, message, Some(hint)),
+            false => findings.error(at, message, Some(hint)),
         }
     }
     if text.url.is_absent() && text.logs.is_absent() {

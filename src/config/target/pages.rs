@@ -20,7 +20,7 @@ use skewtrap_trace::rank::{Axis, Rank};
 #[serde(default, deny_unknown_fields)]
 pub struct PageText {
     /// Its address: `http://127.0.0.1:9400/metrics`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<String>,
     /// What its labels say of ranks: `gpu: dp_rank` takes the number at the end of the label's value, a
     /// mapping names a rank for each value: `worker_id: { "http://w0:30000": { dp_rank: 0 } }`.
@@ -123,7 +123,7 @@ fn further_page(page: &TextOr<PageText>, place: Place, findings: &mut Findings<'
         TextOr::More(text) => (text.url.get(), rank_labels(text, findings)),
     };
     let Some(url) = url.filter(|u| is_url(u)) else {
-        let hint =
+        let usual =
             "write `url: http://127.0.0.1:9400/metrics`; the server's own page comes first in the list";
         let hint = url.and_then(|url| scheme_hint(url)).unwrap_or_else(|| usual.to_owned());
         findings.error(place, "a further metrics page needs its address", Some(hint));
