@@ -146,6 +146,13 @@ pub enum AgentEvent {
         /// The result of closing it.
         taken: Taken,
     },
+    /// The bundle of an incident was begun.
+    Bundled {
+        /// Of which incident.
+        incident: Arc<str>,
+        /// Its path.
+        path: String,
+    },
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
@@ -420,6 +427,9 @@ impl Agent {
             AgentEvent::LeftOpen { incident } => drop(self.running.remove(&incident)),
             AgentEvent::Recovered { record, taken } => self.recovered(*record, taken, effects),
             AgentEvent::RecoveredCompared { record, note } => self.recovered_verdict(*record, note, effects),
+            AgentEvent::Bundled { incident, path } => {
+                self.watch.handle(Event::Bundled { incident, path }, now, effects);
+            }
             AgentEvent::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
         }
     }

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::secret::is_url;
+use crate::config::secret::{is_url, scheme_hint};
 use skewtrap_core::printable::printable;
 
 /// Catches the onset of load imbalance between the ranks of an LLM server, takes one short
@@ -182,6 +182,9 @@ impl std::error::Error for Wrong {}
 pub fn server_url(text: &str) -> Result<String, String> {
     if is_url(text) {
         return Ok(text.to_owned());
+    }
+    if let Some(hint) = scheme_hint(text) {
+        return Err(hint);
     }
     Err("write http://HOST:PORT, as in http://127.0.0.1:30000; keys go into the configuration".to_owned())
 }

@@ -179,7 +179,9 @@ impl Bundles {
     pub fn update(&self, incident: Incident) -> Result<bool, BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut record) = self.there(&incident.id)? else { return Ok(false) };
-        record.incident = incident;
+        let path = || self.path(&incident.id).display().to_string();
+        let bundle = incident.bundle.clone().unwrap_or_else(path);
+        record.incident = Incident { bundle: Some(bundle), ..incident };
         self.replace(&record).map(|()| true)
     }
 

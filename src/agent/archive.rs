@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +79,9 @@ impl Evidence for Samples {
     }
 }
 
+/// How long the loop may be busy before it is not told that a bundle was begun.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+
 /// Where jobs go.
 pub type Archive = mpsc::UnboundedSender<Job>;
 
@@ -95,19 +99,14 @@ pub async fn run(
     let Ok((bundles, state)) = folders.await else { return };
     let mut warned = None;
     while let Some(job) = jobs.recv().await {
-        let (bundles, state, keep, metrics) = (bundles.clone(), state.clone(), keep, metrics.clone());
-        let work = crate::world::blocking(move || {
-            match one(&bundles, &state, &keep, clock, job) {
-                Done::Swept(space) => return Some(space),
-                Done::Wrote(Ok(true)) => metrics.bundles.tell(None),
-                Done::Wrote(Err(trouble)) => metrics.bundles.tell(Some(trouble)),
-                // Where there is no bundle nothing is proven.
-                Done::Wrote(Ok(false)) => {}
-            }
-            None
-        });
+        let begun = match &job {
+            Job::Create { record, .. } => Some(record.incident.id.clone()),
+            _ => None,
+        };
+        let (ours, state) = (bundles.clone(), state.clone());
+        let work = crate::world::blocking(move || one(&ours, &state, &keep, clock, job));
         match work.await {
-            Ok(Some(space)) => {
+            Ok(Done::Swept(space)) => {
                 if warned != space.stuck {
                     warned.clone_from(&space.stuck);
                     if let Some(stuck) = &warned {
@@ -117,7 +116,17 @@ pub async fn run(
                 // A loop that is busy takes the next sweep.
                 let _ = tx.try_send(AgentEvent::Swept(space));
             }
-            Ok(None) => {}
+            Ok(Done::Wrote(Ok(true))) => {
+                metrics.bundles.tell(None);
+                if let Some(incident) = begun {
+                    let path = bundles.path(&incident).display().to_string();
+                    // A loop that ends takes nothing more, and may wait for this task.
+                    let _ = tx.send_timeout(AgentEvent::Bundled { incident, path }, TAKEN_WITHIN).await;
+                }
+            }
+            // Where there is no bundle nothing is proven.
+            Ok(Done::Wrote(Ok(false))) => {}
+            Ok(Done::Wrote(Err(trouble))) => metrics.bundles.tell(Some(trouble)),
             Err(error) => tracing::error!("a bundle could not be written: {error}"),
         }
     }
@@ -206,7 +215,7 @@ mod tests {
     fn a_bundle_that_cannot_be_written_is_told_until_one_can() {
         let dir = tempfile::tempdir().expect("a folder");
         let state = State::in_memory().expect("a state");
-        let keep = Keep { count: 9, age: std::time::Duration::from_secs(9), bytes: 9 };
+        let keep = Keep { count: 9, age: Duration::from_secs(9), bytes: 9 };
         // A file stands where the folder should.
         let root = dir.path().join("incidents");
         std::fs::write(&root, b"").expect("written");
@@ -226,6 +235,23 @@ mod tests {
         assert_eq!(wrote(update("i2")), Ok(true));
     }
 
+    #[test]
+    fn the_record_names_its_bundle_also_once_an_incident_without_a_capture_was_brought_up_to_date() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        let keep = Keep { count: 9, age: Duration::from_secs(9), bytes: 9 };
+        let bundles = Bundles::open(dir.path(), state.agent().clone()).expect("a folder");
+        let record = Record { agent: state.agent().clone(), ..crate::act::record_of_a_test("i1", 1.0) };
+        let named = || bundles.read("i1").expect("a record").incident.bundle;
+        let path = bundles.path("i1").display().to_string();
+        let create = Job::Create { record: Box::new(record.clone()), evidence: Samples::default() };
+        let _ = one(&bundles, &state, &keep, Clock::start(), create);
+        assert_eq!(named().as_deref(), Some(&*path));
+        let update = Job::Update(Box::new(record.incident));
+        let _ = one(&bundles, &state, &keep, Clock::start(), update);
+        assert_eq!(named().as_deref(), Some(&*path), "the core does not know of it yet");
+    }
+
     #[tokio::test]
     async fn a_capture_is_forgotten_only_once_its_message_is_in_the_outbox() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -233,7 +259,7 @@ mod tests {
         let bundles = Bundles::open(dir.path(), state.agent().clone()).expect("a folder");
         let record = Record { agent: state.agent().clone(), ..crate::act::record_of_a_test("i1", 1.0) };
         state.save_incident(&record).expect("written");
-        let keep = Keep { count: 9, age: std::time::Duration::from_secs(9), bytes: 9 };
+        let keep = Keep { count: 9, age: Duration::from_secs(9), bytes: 9 };
         let captured = || Job::Captured(Box::new(record.incident.clone()));
         let rows = || state.unfinished_incidents().expect("readable").len();
         // Its message's row waits for a slow disk.

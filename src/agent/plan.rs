@@ -94,6 +94,8 @@ pub struct TargetPlan {
     pub name: Arc<str>,
     /// Where it is; `None` for a target that is only logs.
     pub server: Option<Server>,
+    /// Which engine the configuration says that it runs.
+    pub engine: EngineText,
     /// Its paths and ours.
     pub paths: PathMap,
     /// Folders whose room is watched, in the server's view.
@@ -255,6 +257,7 @@ fn target_plan(
         target: id,
         name: target.name.clone(),
         server,
+        engine: target.engine,
         paths: PathMap(map.collect()),
         folders: output_dir.into_iter().map(str::to_owned).collect(),
         kept_in: incident_dir.to_owned(),

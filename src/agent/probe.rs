@@ -85,7 +85,11 @@ pub async fn run(
                 Ok(facts) => {
                     is_known = true;
                     asked_at = Instant::now();
-                    warned = None;
+                    let contradiction = target.engine.contradicted_by(facts.engine);
+                    if let Some(why) = contradiction.as_ref().filter(|_| warned != contradiction) {
+                        tracing::warn!(target = &*target.name, "{why}");
+                    }
+                    warned = contradiction;
                     send(&tx, &target, ServerFact::Info(facts)).await;
                 }
                 Err(error) => {

@@ -43,7 +43,7 @@ const STEPS: u32 = 20;
 /// Characters of a full bar.
 const BAR_WIDTH: f64 = 12.0;
 
-/// Replays a recorded incident against a built-in double of the server, about ten times faster
+/// Replays a recorded incident against a built-in simulated server, about ten times faster
 /// than real: the ranks' load, the onset, the window, the verdict, the message, the bundle.
 #[derive(Debug, Args)]
 pub struct DemoArgs {

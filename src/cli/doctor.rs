@@ -224,6 +224,9 @@ impl Checks {
                 let message =
                     format!("{} {version}, dp {} tp {} pp {}{attention}", info.engine, s.dp, s.tp, s.pp);
                 self.add(target, true, "server", message);
+                if let Some(why) = target.engine.contradicted_by(info.engine) {
+                    self.add(target, Level::Warn, "engine", why);
+                }
                 if info.device == "cpu" {
                     let message = "it runs without a GPU (device cpu): windows would show no kernels, only what its host does, and \
                                    verdicts would mostly lack evidence; what is told of loads and causes is as good as elsewhere";

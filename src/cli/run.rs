@@ -133,8 +133,16 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     if args.role == Role::Node {
         return run_node(&config, args.node.clone());
     }
+    let source = source_of(args);
+    if config.targets.is_empty() && config.discover.is_none() {
+        let file = source.0.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        bail!(wrong(&format!(
+            "nothing to watch: {file} names no server; list one under `targets`, or name under `discover` where they are \
+             listed (`skewtrap init URL` writes a file to begin with)"
+        )));
+    }
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
-    match source_of(args) {
+    match source {
         (Some(path), _) => {
             tracing::info!("the configuration is {}", path.display());
             if let Some((old, new)) =

@@ -263,7 +263,11 @@ impl HttpText {
                      others of its server have cost less",
                     Shown(predicted)
                 );
-                let hint = format!("leave `num_steps` out, or write `max_stall: {}`", written(predicted));
+                // What the next check would refuse is no advice.
+                let hint = match predicted <= MAX_STALL {
+                    true => format!("leave `num_steps` out, or write `max_stall: {}`", written(predicted)),
+                    false => "leave `num_steps` out".into(),
+                };
                 findings.warn(place, message, Some(hint));
             }
         }

@@ -25,23 +25,100 @@ pub use field::{Field, TextOr};
 
 /// Reads `T` from `node`; `None` when it has the wrong shape. All problems are added to `findings`.
 pub fn read<'n, T: Deserialize<'n>>(node: &'n Node, findings: &mut Findings<'_>) -> Option<T> {
+    read_among(node, &[], findings)
+}
+
+/// The same for a file of which some mappings are known: a key that stands in another one is told where it belongs.
+pub fn read_among<'n, T: Deserialize<'n>>(
+    node: &'n Node,
+    mappings: &[(&str, &[&str])],
+    findings: &mut Findings<'_>,
+) -> Option<T> {
     let sink = RefCell::new(Vec::new());
     let read = T::deserialize(Reader { node, sink: &sink });
-    for report in sink.into_inner() {
-        if let Some((mapping, key)) = &report.unknown {
+    for mut report in sink.into_inner() {
+        if let Some(Unknown { mapping, key, known }) = &report.unknown {
             findings.note_unknown_key(*mapping, key);
+            // A key of its own mapping that is written nearly so is the better guess.
+            if nearest(key, known.iter().copied()).is_none() {
+                report.hint = place_among(key, mappings).or(report.hint);
+            }
         }
         findings.error(report.place, report.message, report.hint);
     }
     read.ok()
 }
 
+/// Where a key belongs that is unknown where it stands.
+fn place_among(key: &str, mappings: &[(&str, &[&str])]) -> Option<String> {
+    let having = mappings.iter().filter(|(_, keys)| keys.contains(&key)).map(|(place, _)| *place);
+    let places = having.collect::<Vec<_>>().join(" or ");
+    (!places.is_empty()).then(|| format!("`{key}` belongs {places}"))
+}
+
+/// The keys of the mapping that `T` is read from.
+pub fn keys_of<'n, T: Deserialize<'n>>() -> &'static [&'static str] {
+    match T::deserialize(Keys) {
+        Err(KeysOf(keys)) => keys,
+        Ok(_) => &[],
+    }
+}
+
+/// Reads nothing, and tells by its error which keys a struct has.
+struct Keys;
+
+#[derive(Debug)]
+struct KeysOf(&'static [&'static str]);
+
+impl fmt::Display for KeysOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("reads nothing")
+    }
+}
+
+impl std::error::Error for KeysOf {}
+
+impl de::Error for KeysOf {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for Keys {
+    type Error = KeysOf;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, KeysOf> {
+        Err(KeysOf(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, KeysOf> {
+        Err(KeysOf(fields))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
 struct Report {
     place: Place,
     message: String,
     hint: Option<String>,
-    /// A key that nobody knows, and where its mapping begins.
-    unknown: Option<(Place, String)>,
+    unknown: Option<Unknown>,
+}
+
+/// A key that its mapping does not know.
+struct Unknown {
+    /// Where the mapping begins.
+    mapping: Place,
+    key: String,
+    known: Vec<&'static str>,
 }
 
 type Sink = RefCell<Vec<Report>>;
@@ -153,7 +230,11 @@ impl<'n> Reader<'n, '_> {
     }
 
     /// The entries without repeated keys and, given `known`, without unknown ones; both are reported.
-    fn checked(&self, entries: &'n [(Key, Node)], known: Option<&[&str]>) -> Vec<&'n (Key, Node)> {
+    fn checked(
+        &self,
+        entries: &'n [(Key, Node)],
+        known: Option<&'static [&'static str]>,
+    ) -> Vec<&'n (Key, Node)> {
         let mut unique: Vec<&(Key, Node)> = Vec::with_capacity(entries.len());
         for entry in entries {
             let (key, _) = entry;
@@ -167,7 +248,8 @@ impl<'n> Reader<'n, '_> {
             } else if known.is_some_and(|k| !k.contains(&key.name.as_str())) {
                 let hint = Some(did_you_mean(&key.name, known.unwrap_or_default()));
                 let (place, message) = (key.place, format!("unknown key `{}`", key.name));
-                let unknown = Some((self.node.place, key.name.clone()));
+                let known = known.unwrap_or_default().to_vec();
+                let unknown = Some(Unknown { mapping: self.node.place, key: key.name.clone(), known });
                 self.sink.borrow_mut().push(Report { place, message, hint, unknown });
             } else {
                 unique.push(entry);

@@ -44,10 +44,10 @@ pub struct DiscoverText {
 #[serde(default, deny_unknown_fields)]
 pub struct DnsText {
     /// The names.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     names: Field<Vec<Field<String>>>,
     /// The port of the servers behind them.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     port: Field<u16>,
     /// Labels of the targets, as in a list: `group` (by default the name), `role`, `engine`, `__scheme__`,
     /// `__metrics_path__`.
@@ -60,10 +60,10 @@ pub struct DnsText {
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesText {
     /// Which pods, as `kubectl get pods -l` takes it: `app=sglang,tier!=test`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     selector: Field<String>,
     /// The port of the servers in them.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     port: Field<u16>,
     /// In which namespace. Default: the agent's own.
     namespace: Field<String>,

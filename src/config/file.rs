@@ -8,14 +8,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address;
-use super::capture::{CaptureText, capture_of, texts};
-use super::de::{Field, TextOr, did_you_mean, read};
+use super::capture::{CaptureText, HttpText, capture_of, texts};
+use super::de::{Field, TextOr, did_you_mean, keys_of, read_among};
 use super::diagnostic::{Diagnostic, Findings};
 use super::discover::{self, Discover, DiscoverText};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{self, Receiver, ReceiverText};
-use super::rule::{CheckedRule, Notified};
+use super::rule::{CheckedRule, Notified, RuleText};
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
@@ -238,7 +238,7 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
             findings.error(Place::default(), "the file says nothing", Some(EMPTY_FILE_HINT.into()));
             None
         }
-        Ok(node) => read::<FileText>(&node, &mut findings),
+        Ok(node) => read_among::<FileText>(&node, &mappings(), &mut findings),
         Err(e) => {
             findings.error(e.place, e.message, e.hint);
             None
@@ -256,6 +256,18 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     let names = || names_of(&parsed).into_iter().map(ToOwned::to_owned).collect();
     let receivers = is_configuration(&parsed).then(names);
     Loaded { config: is_ok.then(|| config.clone()), draft: Some(config), notified, receivers, diagnostics }
+}
+
+/// The mappings whose keys are sought at another level, and how each is called.
+fn mappings() -> [(&'static str, &'static [&'static str]); 6] {
+    [
+        ("at the top of the file", keys_of::<FileText>()),
+        ("under `targets[]`", keys_of::<TargetText>()),
+        ("under `rules[]`", keys_of::<RuleText>()),
+        ("under `capture.http`", keys_of::<HttpText>()),
+        ("under `budget`", keys_of::<BudgetText>()),
+        ("under `keep`", keys_of::<KeepText>()),
+    ]
 }
 
 /// Checks a whole configuration; problems of the files that it names go into `file_diagnostics`.

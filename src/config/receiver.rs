@@ -25,7 +25,7 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 #[serde(default, deny_unknown_fields)]
 pub struct ReceiverText {
     /// Unique; rules name it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     pub name: Field<String>,
     /// JSON, posted.
     webhook: Field<WebhookText>,
@@ -55,7 +55,7 @@ pub struct ReceiverText {
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookText {
     /// Where; `{ env: ... }` or `{ file: ... }` when it carries a key.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<TextOr<SecretText>>,
     /// Signs the body (HMAC-SHA256).
     signing_key: Field<TextOr<SecretText>>,
@@ -69,7 +69,7 @@ pub struct WebhookText {
 #[serde(default, deny_unknown_fields)]
 pub struct SlackText {
     /// Its address is its key: `{ env: ... }` or `{ file: ... }`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<TextOr<SecretText>>,
 }
 
@@ -79,7 +79,7 @@ pub struct SlackText {
 #[serde(default, deny_unknown_fields)]
 pub struct AlertmanagerText {
     /// `http://alertmanager:9093`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<TextOr<SecretText>>,
     /// Sent as `Authorization: Bearer`.
     bearer: Field<TextOr<SecretText>>,
@@ -91,7 +91,7 @@ pub struct AlertmanagerText {
 #[serde(default, deny_unknown_fields)]
 pub struct ProgramText {
     /// Program and arguments; `{incident}`, `{update}`, `{rule}` and `{target}` are replaced. No shell.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     argv: Field<Vec<Field<String>>>,
 }
 

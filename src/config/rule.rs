@@ -36,7 +36,7 @@ const MIN_IMPACT: f64 = 0.05;
 #[serde(default, deny_unknown_fields)]
 pub struct RuleText {
     /// Unique; state and budgets are kept under it. Lower-case letters, digits and `-`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     pub name: Field<String>,
     /// One sentence for people.
     about: Field<String>,
@@ -47,7 +47,7 @@ pub struct RuleText {
     /// Labels on which the members of a group agree. Default `[target, role]`.
     within: Field<Names>,
     /// When it fires.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     trigger: Field<TriggerText>,
     /// When it stops firing. Default: the trigger's own bounds, three quarters of its chance, for 10s.
     clear: Field<TriggerText>,

@@ -21,7 +21,7 @@ use skewtrap_core::signal::catalog::Catalog;
 #[serde(default, deny_unknown_fields)]
 pub struct RulesText {
     /// The rules, or `preset:NAME` for a shipped one.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     pub rules: Field<Vec<Field<RuleEntry>>>,
 }
 

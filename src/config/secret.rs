@@ -90,9 +90,10 @@ pub fn address_of(
         (TextOr::Text(url), place) => {
             if !is_url(url) {
                 let message = format!("{what} is no address: `http://host:port/path` is wanted");
+                let hint = scheme_hint(url);
                 match url.contains('@') {
-                    true => findings.error_hiding_line(place, message, None),
-                    false => findings.error(place, message, None),
+                    true => findings.error_hiding_line(place, message, hint),
+                    false => findings.error(place, message, hint),
                 }
                 return None;
             }
@@ -111,6 +112,15 @@ pub fn is_url(url: &str) -> bool {
         let is_port = port.is_none_or(|p| p.parse::<u16>().is_ok());
         !host.is_empty() && is_port && !host.contains('@') && !r.contains(char::is_whitespace)
     })
+}
+
+/// What to write in place of a scheme other than `http` and `https`, where the text has one.
+pub fn scheme_hint(url: &str) -> Option<String> {
+    let (scheme, _) = url.split_once("://")?;
+    let is_scheme =
+        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (is_scheme && !matches!(scheme, "http" | "https"))
+        .then(|| format!("`{scheme}://` is no scheme that is spoken here: write `http://` or `https://`"))
 }
 
 /// An address as it may be shown: what stands before its `@` may be a password.

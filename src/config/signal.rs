@@ -169,10 +169,10 @@ pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Targe
 #[serde(default, deny_unknown_fields)]
 pub struct QueryText {
     /// The server: `http://prometheus:9090`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<TextOr<SecretText>>,
     /// PromQL, an instant vector.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     query: Field<String>,
     /// How often it is asked. Default 5s.
     every: Field<Span>,

@@ -55,7 +55,7 @@ impl std::fmt::Display for OnLeaseLoss {
 #[serde(default, deny_unknown_fields)]
 pub struct LeaseText {
     /// In an object `Lease` of Kubernetes.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     kubernetes: Field<KubernetesLeaseText>,
 }
 

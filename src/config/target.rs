@@ -14,8 +14,9 @@ use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::secret::{SecretRef, SecretText, is_url, masked, secret_of, shown_secret};
+use super::secret::{SecretRef, SecretText, is_url, masked, scheme_hint, secret_of, shown_secret};
 use super::tree::Place;
+use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::signal::metrics::Role;
 
 /// One server.
@@ -27,9 +28,11 @@ pub struct TargetText {
     name: Field<String>,
     /// Its address: `http://127.0.0.1:30000`.
     url: Field<String>,
-    /// Which engine it runs. Default `auto`: asked. `tensorrt_llm` says so beforehand: its load is read from
-    /// `/metrics`, as the statistics of its iterations, which it gives once to whoever asks first. `dynamo` is a worker of
-    /// Dynamo, by its system port.
+    /// Which engine it runs. Default `auto`: asked. It is asked in any case, and where it says something else than is
+    /// written that is warned of; `sglang` does no more. `vllm` and `tensorrt_llm` decide where `/v1/models` does not
+    /// tell the two apart; with `tensorrt_llm` the load is read from `/metrics`, as the statistics of its iterations,
+    /// which it gives once to whoever asks first. `dynamo` is a worker of Dynamo, by its system port: `/v1/loads` is
+    /// not polled.
     engine: Field<EngineText>,
     /// Its role. Default: what it says itself.
     role: Field<Role>,
@@ -63,7 +66,7 @@ pub struct TargetText {
 #[serde(default, deny_unknown_fields)]
 pub struct LogText {
     /// Its path; `-` is standard input.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     path: Field<String>,
     /// The zone of its stamps: `UTC`, `Europe/Berlin`. Default: the agent's own.
     zone: Field<String>,
@@ -77,10 +80,10 @@ pub struct LogText {
 #[serde(default, deny_unknown_fields)]
 pub struct PathText {
     /// As the server calls it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     server: Field<String>,
     /// As the agent sees it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     agent: Field<String>,
 }
 
@@ -100,6 +103,30 @@ pub enum EngineText {
     TensorrtLlm,
     /// A worker of Dynamo, by its system port.
     Dynamo,
+}
+
+impl EngineText {
+    /// As it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sglang => "sglang",
+            Self::Vllm => "vllm",
+            Self::TensorrtLlm => "tensorrt_llm",
+            Self::Dynamo => "dynamo",
+        }
+    }
+
+    /// What is wrong where the server says that it is another engine than the one that is written.
+    pub fn contradicted_by(self, engine: ServerKind) -> Option<String> {
+        let (written, is) = (self.word(), engine.word());
+        (self != Self::Auto && written != is).then(|| {
+            format!(
+                "`engine: {written}` is written, and the server says that it is {engine}: windows are those of {engine}; \
+                 write `engine: {is}`, or leave it out"
+            )
+        })
+    }
 }
 
 /// One server, checked.
@@ -202,12 +229,13 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     if let Some((url, at)) = text.url.placed()
         && !is_url(url)
     {
-        let hint = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
+        let usual = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
+        let hint = scheme_hint(url).unwrap_or_else(|| usual.to_owned());
         let message = format!("`{}` is no server's address", masked(url));
         // The line itself would show the password.
         match url.contains('@') {
-            true => findings.error_hiding_line(at, message, Some(hint.into())),
-            false => findings.error(at, message, Some(hint.into())),
+            true => findings.error_hiding_line(at, message, Some(hint)),
+            false => findings.error(at, message, Some(hint)),
         }
     }
     if text.url.is_absent() && text.logs.is_absent() {
@@ -242,14 +270,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
 
 /// Records the settings that `check` has not recorded itself.
 fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
-    let engine = match target.engine {
-        EngineText::Auto => "auto",
-        EngineText::Sglang => "sglang",
-        EngineText::Vllm => "vllm",
-        EngineText::TensorrtLlm => "tensorrt_llm",
-        EngineText::Dynamo => "dynamo",
-    };
-    settings.record("engine", engine, text.engine.place());
+    settings.record("engine", target.engine.word(), text.engine.place());
     settings.record("role", target.role.map_or("what it says itself", Role::word), text.role.place());
     let logs = target.logs.iter().map(|log| {
         let zone = log.zone.as_ref().map_or_else(String::new, |z| format!(" ({z})"));

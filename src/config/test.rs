@@ -34,7 +34,7 @@ pub struct TestFileText {
     /// Signals of your own, as in the configuration.
     signals: Field<SignalsText>,
     /// The tests.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     tests: Field<Vec<Field<TestText>>>,
 }
 
@@ -44,7 +44,7 @@ pub struct TestFileText {
 #[serde(default, deny_unknown_fields)]
 pub struct TestText {
     /// A sentence.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     name: Field<String>,
     /// Time between two values of a series. Default 1s.
     interval: Field<Span>,
@@ -53,7 +53,7 @@ pub struct TestText {
     /// A recording instead of series.
     recording: Field<RecordingText>,
     /// What must come of it.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     expect: Field<Vec<Field<ExpectText>>>,
 }
 
@@ -63,7 +63,7 @@ pub struct TestText {
 #[serde(default, deny_unknown_fields)]
 pub struct SeriesText {
     /// Which signal.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     signal: Field<String>,
     /// `20x30` is 20 and 30 times more; `0+2x5` climbs; `_` is missing, `_x5` five times.
     values: Field<String>,

@@ -64,6 +64,18 @@ impl LoadTrack {
         Ok(Self { points })
     }
 
+    /// From answers of `/v1/loads`, each with its time.
+    ///
+    /// # Errors
+    /// One has another form.
+    pub fn answers(answers: &[(Time, String)]) -> Result<Self, serde_json::Error> {
+        let point = |(at, body): &(Time, String)| {
+            let body: RecordedBody = serde_json::from_slice(body.as_bytes())?;
+            Ok((*at, body.loads.into_iter().map(Into::into).collect()))
+        };
+        Ok(Self { points: answers.iter().map(point).collect::<Result<_, serde_json::Error>>()? })
+    }
+
     /// From `at` on no request reaches `rank` any more, and those that it has end one after the other
     /// over `lasts`, as on a real server whose answers are long.
     #[must_use]

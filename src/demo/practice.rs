@@ -11,6 +11,8 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::demo::incident::{self, BEGIN, END, ONSET};
+use crate::demo::load::LoadTrack;
+use crate::demo::sglang::{Config, World};
 use crate::demo::shell::{self, RunningDouble, Stage};
 use skewtrap_trace::time::Time;
 
@@ -32,13 +34,23 @@ pub const PERIOD: Duration = Duration::from_secs(EVEN.as_secs() - BEFORE_ONSET.a
 /// # Errors
 /// The port is taken, the log cannot be written, or the recording is damaged.
 pub async fn start(dir: &Path, port: u16, begin: Time) -> io::Result<RunningDouble> {
-    let mut config = incident::config()?;
-    config.recorded_log = config.recorded_log.map(|log| repeated(&log, begin, restamped));
-    config.recorded_loads = config.recorded_loads.map(|loads| repeated(&loads, begin, shifted));
-    config.default_output_dir = dir.join("profiles").to_string_lossy().into_owned();
+    let config = config(dir, begin)?;
     let log_path = dir.join("server.log");
     let stage = Stage { begin, speed: 1.0, log_path, port, end: Some(begin + PERIOD * TIMES) };
-    shell::start(crate::demo::sglang::World::new(config, begin), stage).await
+    shell::start(World::new(config, begin), stage).await
+}
+
+fn config(dir: &Path, begin: Time) -> io::Result<Config> {
+    let mut config = incident::config()?;
+    config.recorded_log = config.recorded_log.map(|log| repeated(&log, begin, restamped));
+    if let Some(loads) = config.recorded_loads {
+        let loads = repeated(&loads, begin, shifted);
+        // `/metrics` is made of the load itself.
+        config.load = LoadTrack::answers(&loads)?;
+        config.recorded_loads = Some(loads);
+    }
+    config.default_output_dir = dir.join("profiles").to_string_lossy().into_owned();
+    Ok(config)
 }
 
 /// The pieces of the recording in the order in which they are played: when each begins, after the start, and how
@@ -92,6 +104,49 @@ fn shifted(body: &str, at: Time, later_s: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::exchange::{Effect, Outcome, Request};
+
+    /// The running requests of each rank, by `/v1/loads` and by `/metrics`.
+    fn running(world: &mut World, at: Time) -> (Vec<f64>, Vec<f64>) {
+        let mut now = at;
+        let mut page = |path: &str| {
+            let (_, mut effects) = world.request(now, &Request::get(path));
+            now = now + Duration::from_secs(1);
+            effects.extend(world.advance(now));
+            let answer = effects.into_iter().find_map(|effect| match effect {
+                Effect::Done { outcome: Outcome::Answer(answer), .. } => Some(answer.body_text()),
+                _ => None,
+            });
+            answer.expect("a page is answered within a second")
+        };
+        let loads: Value = serde_json::from_str(&page("/v1/loads")).expect("JSON");
+        let loads = loads["loads"].as_array().expect("ranks").iter();
+        let loads = loads.map(|rank| rank["num_running_reqs"].as_f64().expect("a number")).collect();
+        let metrics = page("/metrics");
+        let lines = metrics.lines().filter(|line| line.starts_with("sglang:num_running_reqs{"));
+        (loads, lines.map(|line| line.rsplit(' ').next().unwrap().parse().expect("a number")).collect())
+    }
+
+    #[test]
+    fn loads_and_metrics_tell_of_one_load_before_and_during_the_skew_in_each_repetition() {
+        let begin = Time::from_epoch_s(2_000_000_000.0);
+        let mut world = World::new(config(Path::new("/nowhere"), begin).expect("the recording"), begin);
+        for round in 0..2 {
+            let (before, during) = (EVEN - Duration::from_secs(8), EVEN + Duration::from_secs(40));
+            for (after, is_skewed) in [(before, false), (during, true)] {
+                let (loads, metrics) = running(&mut world, begin + PERIOD * round + after);
+                let share = |ranks: &[f64]| ranks[2] / ranks.iter().sum::<f64>();
+                assert_eq!((loads.len(), metrics.len()), (4, 4));
+                assert_eq!(share(&loads) > 0.6, is_skewed, "{loads:?}");
+                assert_eq!(share(&metrics) > 0.6, is_skewed, "{metrics:?}");
+                if is_skewed {
+                    // Each rank reports every 40 batches, so that its gauges are somewhat older than its load.
+                    assert!((share(&loads) - share(&metrics)).abs() < 0.1, "{loads:?} {metrics:?}");
+                    assert!((loads[2] - metrics[2]).abs() < 0.2 * loads[2], "{loads:?} {metrics:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn lines_and_pages_are_of_the_time_at_which_they_are_played_in_each_repetition() {

@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::metrics::Trouble;
@@ -16,7 +16,7 @@ use super::published::Pulse;
 use super::{ApiError, HUNG_AFTER, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
-use skewtrap_core::message::utc;
+use skewtrap_core::message::{next_step, utc};
 use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
@@ -194,16 +194,33 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     Json(by_id.into_values().rev().collect())
 }
 
+/// An incident, and where to look first.
+#[derive(Debug, Serialize)]
+pub(super) struct WithNext {
+    #[serde(flatten)]
+    incident: Incident,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'static str>,
+}
+
+impl From<Incident> for WithNext {
+    fn from(incident: Incident) -> Self {
+        Self { next: next_step(&incident), incident }
+    }
+}
+
 pub(super) async fn incident(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-) -> Result<Json<Incident>, ApiError> {
+) -> Result<Json<WithNext>, ApiError> {
     let status = shared.agent().await;
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
-        return Ok(Json(incident.clone()));
+        return Ok(Json(incident.clone().into()));
     }
     let dir = shared.incident_dir.clone();
     let name = id.clone();
     let stored = crate::world::blocking(move || files::incident(&dir, &name)).await.ok().flatten();
-    stored.map(Json).ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}")))
+    stored
+        .map(|stored| Json(stored.into()))
+        .ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}")))
 }

@@ -84,7 +84,20 @@ fn argument(text: &mut String, arg: &Arg) {
     } else {
         format!(" Default: `{}`.", default.join(" "))
     };
-    writeln!(text, "| `{name}` | {help}{default} |").unwrap();
+    // Whether something is a switch is no value that one writes.
+    let possible: Vec<_> =
+        arg.get_possible_values().into_iter().filter(|v| takes_value && !v.is_hide_set()).collect();
+    let possible: Vec<String> = possible.iter().map(|value| format!("`{}`", value.get_name())).collect();
+    let possible = match possible.is_empty() {
+        true => String::new(),
+        false => format!(" One of {}.", possible.join(", ")),
+    };
+    let end = match help.is_empty() || help.ends_with(['.', '!', '?', ']']) {
+        true => "",
+        false => ".",
+    };
+    let end = if possible.is_empty() && default.is_empty() { "" } else { end };
+    writeln!(text, "| `{name}` | {help}{end}{possible}{default} |").unwrap();
 }
 
 fn chapter(text: &mut String, path: &str, command: &Command) {
@@ -108,7 +121,8 @@ fn reference() -> String {
     let mut text = String::from(
         "# Command line\n\nGenerated from the program (`UPDATE_DOCS=1 cargo test --test it book`). Every command takes `--help` and \
          `--color auto|always|never`. Packages also have `skewtrap completions SHELL` and `skewtrap man DIR`. The exit status is \
-         0, 1 when something failed or was found, and 2 when the command line or a file is wrong.\n",
+         0, 1 when something failed or was found (also when `check` finds a file wrong), and 2 when the command line is wrong, or \
+         a file that a command needs.\n",
     );
     let mut command = Cli::command();
     command.build();

@@ -12,9 +12,11 @@ use skewtrap::serve::metrics::Metrics;
 use skewtrap::serve::published::{Publisher, Pulse, publisher};
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::capture::refusal::Reason;
-use skewtrap_core::finding::Finding;
-use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused, STANDING};
-use skewtrap_core::message::sample;
+use skewtrap_core::finding::{Finding, Side};
+use skewtrap_core::incident::{
+    CaptureOutcome, Escalation, Incident, IncidentState, Joined, Raised, Refused, Returned, STANDING,
+};
+use skewtrap_core::message::{sample, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::source::SourceState;
@@ -84,6 +86,8 @@ impl Browser {
             .args(["--hide-scrollbars", "--remote-debugging-pipe"])
             .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
             .arg("about:blank")
+            // Far from UTC, in which the page tells times.
+            .env("TZ", "Asia/Kolkata")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -511,12 +515,40 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
         window: worse.window(),
         refused: None,
     });
+    // What a message says of it stands here as well.
+    let at = worse.fired_at;
+    worse.joined.push(Joined {
+        at,
+        rule: "kv-usage-skew".into(),
+        rank: Rank::dp(2).labels(),
+        side: Side::High,
+        what: String::new(),
+        until: None,
+    });
+    worse.returned.push(Returned { ended: at, at: at + Duration::from_secs(9) });
+    worse.raised.push(Raised { at, from: Severity::Info });
+    if let CaptureOutcome::Done(captured) = &mut worse.capture {
+        (captured.stall_s, captured.longest_stall_s, captured.unseen_stall_below_s) = (0.0, None, Some(5.0));
+    }
     let bundle = dir.path().join(&*worse.id);
     std::fs::write(bundle.join("report-2.html"), "<!doctype html><title>report</title>second").unwrap();
     again.rules[0].groups[0].again = Some("it is captured again from 4.50 times on".into());
     agent.publisher.stand(again);
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("and was captured again: 4 files")).await;
+    for also in [
+        "kv-usage-skew: DP2 is high from ",
+        "it seemed to be over at ",
+        "it was told as info before",
+        "unknown: no silence of 5 s or longer was seen",
+        "look at the router",
+    ] {
+        browser.until(&said(also)).await;
+    }
+    let time = "document.querySelector('#incidents td.num').textContent";
+    let shown = browser.eval(time).await;
+    let wanted = format!("{} UTC", &utc(at)["2026-11-24 ".len()..][.."03:48:41".len()]);
+    assert!(shown.as_str().is_some_and(|shown| shown.ends_with(&wanted)), "{shown} is not {wanted}");
     browser.until(&said("at 1.68 times its bound; DP2 has more to do")).await;
     browser.until("document.querySelectorAll('#incident iframe').length === 2").await;
     browser.until("document.body.innerText.includes('it is captured again from 4.50 times on')").await;

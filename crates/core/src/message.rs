@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::alertmanager::{Alert, LONGEST_ALERT, alerts};
-pub use self::facts::{Facts, serving};
+pub use self::facts::{Facts, next_step, serving};
 pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;

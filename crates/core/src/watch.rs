@@ -166,6 +166,11 @@ impl Watch {
             Event::Resumed(target) => drop(core.ledger.resume(target.as_deref())),
             Event::ClockSet(jump) => core.ledger.clock_was_set(jump),
             Event::LeftBehind { target, attempt, window } => core.left_behind(target, attempt, window, now),
+            Event::Bundled { incident, path } => {
+                if let Some(known) = core.incidents.get_mut(&incident) {
+                    known.incident.bundle.get_or_insert(path);
+                }
+            }
             Event::Swept(space) => core.policy.bundles = Some(space),
         }
     }

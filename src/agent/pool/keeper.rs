@@ -550,7 +550,7 @@ mod tests {
             incident: "i1".into(),
             firing: String::new(),
             at: Time::default(),
-            badness: 1.0,
+            times_bound: 1.0,
             over_at: None,
             end: None,
         };

@@ -19,7 +19,7 @@ use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window};
+use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window, WindowPhase};
 use skewtrap_core::incident::Exchange;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -173,8 +173,7 @@ impl Run {
             let phase = shared.window.phase();
             if phase != before {
                 shared.distrust.entered(phase, now);
-                let word = format!("{phase:?}").to_lowercase();
-                info!(window = %shared.open.attempt, "the window is {word}");
+                info!(window = %shared.open.attempt, "the window is {}", word_of(phase));
                 self.0.status.send_replace(Status { phase, distrust: shared.distrust });
             }
             outputs
@@ -385,6 +384,20 @@ impl Run {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic in one task must not keep the others from closing the window.
         self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a window does in a phase.
+const fn word_of(phase: WindowPhase) -> &'static str {
+    match phase {
+        WindowPhase::Starting => "being started",
+        WindowPhase::Doubtful => "in doubt: its start failed, and whether it runs all the same is looked for",
+        WindowPhase::Unknown => "in doubt: its start was not answered, and whether it runs is looked for",
+        WindowPhase::Open => "open",
+        WindowPhase::Stopping => "being stopped",
+        WindowPhase::Exporting => "being written by the server",
+        WindowPhase::Verifying => "closed, and its files are looked at",
+        WindowPhase::Ended => "over",
     }
 }
 

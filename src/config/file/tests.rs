@@ -490,3 +490,67 @@ state_dir: state
     let here = load("skewtrap.yaml", text, &nothing).config.expect("it may run");
     assert_eq!(here.targets[0].api_key, file("key"), "the file of the working folder itself");
 }
+
+#[test]
+fn a_key_at_another_level_is_told_where_it_belongs() {
+    for (text, wanted) in [
+        ("targets:\n- url: 'http://a:1'\nengine: sglang\n", "`engine` belongs under `targets[]`"),
+        ("targets: [{ url: 'http://a:1' }]\npath_map: []\n", "`path_map` belongs under `targets[]`"),
+        ("targets: [{ url: 'http://a:1' }]\nmax_stall: 1s\n", "`max_stall` belongs under `capture.http`"),
+        (
+            "targets: [{ url: 'http://a:1' }]\ncapture: { http: { windows: 2 } }\n",
+            "`windows` belongs under `budget`",
+        ),
+        (
+            "targets: [{ url: 'http://a:1', watch_only: true }]\n",
+            "`watch_only` belongs at the top of the file",
+        ),
+        // The nearest key of its own mapping is the better guess.
+        ("targets: [{ url: 'http://a:1', log: [a.log] }]\n", "did you mean `logs`?"),
+        ("targets: [{ url: 'http://a:1' }]\ncolour: 1\n", "known here: targets, discover,"),
+    ] {
+        assert!(problems(text).contains(wanted), "{wanted}: {}", problems(text));
+    }
+}
+
+#[test]
+fn a_scheme_that_is_not_http_is_named() {
+    for scheme in ["htp", "ftp"] {
+        let wanted = format!("`{scheme}://` is no scheme that is spoken here: write `http://` or `https://`");
+        for text in [
+            format!("targets: [{{ url: '{scheme}://a:1' }}]\n"),
+            format!("targets: [{{ url: 'http://a:1', metrics: [true, '{scheme}://a:2/metrics'] }}]\n"),
+            format!(
+                "targets: [{{ url: 'http://a:1' }}]\nreceivers: [{{ name: a, webhook: {{ url: '{scheme}://a:1' }} }}]\n"
+            ),
+        ] {
+            assert!(problems(&text).contains(&wanted), "{text}: {}", problems(&text));
+        }
+    }
+}
+
+#[test]
+fn a_page_may_name_ranks_by_every_axis_in_both_forms() {
+    for axis in skewtrap_trace::rank::Axis::ALL {
+        let label = axis.label();
+        for of in [label.to_owned(), format!("{{ w0: {{ {label}: 3 }} }}")] {
+            let text = format!(
+                "targets: [{{ url: 'http://a:1', metrics: [true, {{ url: 'http://a:2/m', ranks: {{ gpu: {of} }} }}] }}]\n"
+            );
+            assert_eq!(problems(&text), "", "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_window_that_no_max_stall_allows_is_not_told_to_write_one() {
+    let text = |steps: u32| {
+        format!(
+            "targets: [{{ url: 'http://a:1' }}]\ncapture: {{ http: {{ num_steps: {steps}, max_stall: 100ms }} }}\n"
+        )
+    };
+    let (few, many) = (problems(&text(5)), problems(&text(1000)));
+    assert!(few.contains("leave `num_steps` out, or write `max_stall: "), "{few}");
+    assert!(many.contains("are predicted to silence a rank for"), "{many}");
+    assert!(many.contains("= leave `num_steps` out") && !many.contains("or write `max_stall"), "{many}");
+}

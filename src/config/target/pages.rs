@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::de::{Field, TextOr, did_you_mean};
 use super::super::diagnostic::Findings;
-use super::super::secret::is_url;
+use super::super::secret::{is_url, scheme_hint};
 use super::super::tree::Place;
 use super::Target;
 use skewtrap_core::signal::own_metric::{RankLabels, RankOf};
@@ -20,7 +20,7 @@ use skewtrap_trace::rank::{Axis, Rank};
 #[serde(default, deny_unknown_fields)]
 pub struct PageText {
     /// Its address: `http://127.0.0.1:9400/metrics`.
-    #[cfg_attr(test, schemars(required))]
+    #[cfg_attr(test, schemars(extend("x-required" = true)))]
     url: Field<String>,
     /// What its labels say of ranks: `gpu: dp_rank` takes the number at the end of the label's value, a
     /// mapping names a rank for each value: `worker_id: { "http://w0:30000": { dp_rank: 0 } }`.
@@ -40,17 +40,23 @@ pub struct RankText {
     pp_rank: Field<u16>,
     /// The rank's place on an axis.
     ep_rank: Field<u16>,
+    /// The rank's place on an axis.
+    attn_cp_rank: Field<u16>,
+    /// The rank's place on an axis.
+    moe_dp_rank: Field<u16>,
 }
 
 impl RankText {
     fn rank(&self) -> Rank {
-        let places = [
-            (Axis::Dp, &self.dp_rank),
-            (Axis::Tp, &self.tp_rank),
-            (Axis::Pp, &self.pp_rank),
-            (Axis::Ep, &self.ep_rank),
-        ];
-        let given = places.into_iter().filter_map(|(axis, field)| Some((axis, *field.get()?)));
+        let place = |axis| match axis {
+            Axis::Dp => &self.dp_rank,
+            Axis::Tp => &self.tp_rank,
+            Axis::Pp => &self.pp_rank,
+            Axis::Ep => &self.ep_rank,
+            Axis::AttnCp => &self.attn_cp_rank,
+            Axis::MoeDp => &self.moe_dp_rank,
+        };
+        let given = Axis::ALL.into_iter().filter_map(|axis| Some((axis, *place(axis).get()?)));
         given.fold(Rank::NONE, |rank, (axis, index)| rank.with(axis, index))
     }
 }
@@ -117,9 +123,10 @@ fn further_page(page: &TextOr<PageText>, place: Place, findings: &mut Findings<'
         TextOr::More(text) => (text.url.get(), rank_labels(text, findings)),
     };
     let Some(url) = url.filter(|u| is_url(u)) else {
-        let hint =
+        let usual =
             "write `url: http://127.0.0.1:9400/metrics`; the server's own page comes first in the list";
-        findings.error(place, "a further metrics page needs its address", Some(hint.into()));
+        let hint = url.and_then(|url| scheme_hint(url)).unwrap_or_else(|| usual.to_owned());
+        findings.error(place, "a further metrics page needs its address", Some(hint));
         return None;
     };
     Some(MetricsPage { url: url.clone(), ranks })

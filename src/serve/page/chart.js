@@ -80,6 +80,7 @@ function times(data, begin, y, x, width) {
     parts.push(svg("line", { class: "tick", x1: x(s), x2: x(s), y1: y, y2: y + 4 }));
     if (x(s) > LEFT + 12 && x(s) < width - 22) parts.push(text(x(s), y + 16, minute(s), "axis middle"));
   }
+  parts.push(text(2, y + 16, "UTC", "axis"));
   return parts;
 }
 

@@ -20,10 +20,26 @@ function againText(i) {
   return w.refused ? how + "not captured again: " + w.refused.why + "; before: " : how + "captured again: ";
 }
 
+// Where no silence was seen and shorter ones could not be, what it cost is not known.
+function servingText(c) {
+  const below = c.unseen_stall_below_s, stalled = figure(c.stall_s) + " s of serving";
+  if (below == null) return stalled;
+  return c.stall_s === 0 ? "unknown: no silence of " + figure(below) + " s or longer was seen, and shorter ones could not be"
+    : "at least " + stalled + " (silences shorter than " + figure(below) + " s could not be seen)";
+}
+
+// What other rules found of the same trouble, in order.
+const symptomsText = i => (i.joined || []).map(j => j.rule + ": " + rankName(j.rank) + " is " + j.side + " from " + clock(j.at)
+  + (j.until ? " to " + clock(j.until) : "") + (j.what ? ", " + j.what : "")).join("; ");
+
+// What whoever restarts the server wants to know first: whether the agent may have had a part in it.
+const deathText = d => (d.window_open ? "a window of the agent's was open then" : "no window of the agent's was open then")
+  + "; at " + clock(d.at) + " the server's log said: " + d.line;
+
 function costText(i) {
   const got = i.capture.state === "done" ? i.capture : i.capture.captured, reason = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
   const silence = got && got.longest_stall_s !== undefined ? ", no rank silent for more than " + figure(got.longest_stall_s) + " s (" + (got.predicted_stall_s === undefined ? "not predicted" : "predicted " + figure(got.predicted_stall_s) + " s") + ")" : "";
-  return got ? figure(got.stall_s) + " s of serving" + silence + "; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
+  return got ? servingText(got) + silence + "; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
 }
 
 function bars(finding) {
@@ -118,18 +134,22 @@ function tracesFirst(i, files) {
   return traces.find(f => own && f.path.endsWith(own.path.split("/").at(-1))) || traces[0];
 }
 
-export function drawIncident({ incident: i, files }) {
+export function drawIncident({ incident: i, files, next }) {
   const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", sinceText(i)],
+    ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; it was told as " + r.from + " before"]),
     ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["blamed before", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
     ["how much", f.signal === "stuck" && f.statistic === "factors" ? stoodStill(i) : f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
     ...(impactText(i) ? [["impact", impactText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),
+    ...(next ? [["next", next]] : []),
+    ...(symptomsText(i) ? [["symptoms", symptomsText(i)]] : []),
+    ...(i.died ? [["death", deathText(i.died)]] : []),
     ["capture", againText(i) + captureText(i.capture)],
     ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times its bound"
       + (e.verdict ? "; " + verdictText(e.verdict, f) : "")]),

@@ -162,7 +162,7 @@ function drawIncidents({ list, id, now }) {
   return el("table", {}, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", {}, head), el("tbody", {}, ...list.slice(0, 50).map(row)));
 }
 
-let filesOf = { key: null, files: [] };
+let filesOf = { key: null, files: [], next: null };
 
 async function showIncident() {
   const id = chosen(), found = id && incidents.find(i => i.id === id);
@@ -170,8 +170,12 @@ async function showIncident() {
   if (!found) { forget("incident"); return; }
   const key = id + found.state + found.capture.state + Boolean(found.verdict) + (found.earlier || []).length
     + (found.cause ? found.cause.at : "");
-  if (filesOf.key !== key) filesOf = { key, files: await ask("/api/v1/incidents/" + encodeURIComponent(id) + "/files").catch(() => []) };
-  draw("incident", { incident: found, files: filesOf.files }, drawIncident);
+  if (filesOf.key !== key) {
+    const path = "/api/v1/incidents/" + encodeURIComponent(id);
+    const [files, whole] = await Promise.all([ask(path + "/files").catch(() => []), ask(path).catch(() => ({}))]);
+    filesOf = { key, files, next: whole.next };
+  }
+  draw("incident", { incident: found, files: filesOf.files, next: found.resolved_at || found.died ? null : filesOf.next }, drawIncident);
 }
 
 // ---- the rest ----

@@ -56,16 +56,15 @@ export function figure(v) {
   return String(Number(v.toFixed(digits)));
 }
 
-const pad = n => String(n).padStart(2, "0");
-const timeOf = (d, seconds) => pad(d.getHours()) + ":" + pad(d.getMinutes()) + (seconds ? ":" + pad(d.getSeconds()) : "");
+// Times are UTC and say so, as in messages and in the agent's own sentences: a card with two zones is misread.
+const stamp = ms => new Date(ms).toISOString();
 
 export function clock(s) {
-  const d = new Date(s * 1000);
-  const today = new Date().toDateString() === d.toDateString();
-  return (today ? "" : d.getFullYear() + "-" + pad(d.getMonth() + 1) + "-" + pad(d.getDate()) + " ") + timeOf(d, true);
+  const at = stamp(s * 1000), day = at.slice(0, 10);
+  return (day === stamp(Date.now()).slice(0, 10) ? "" : day + " ") + at.slice(11, 19) + " UTC";
 }
 
-export const minute = s => timeOf(new Date(s * 1000), false);
+export const minute = s => stamp(s * 1000).slice(11, 16);
 
 export function span(s) {
   if (s < 0) s = 0;

@@ -442,7 +442,7 @@ async fn an_agent_beside_tensorrt_llm_sees_the_skew_in_its_statistics_and_takes_
     let dir = tempfile::tempdir().unwrap();
     let load = LoadTrack::constant(stage::begin(), &[(60, 9), (9, 0)]);
     let beside = Beside::trtllm(dir.path(), |c| c.load = load).await;
-    let incidents = agent_beside(dir.path(), &beside, "tensorrt_llm", "the window is ended").await;
+    let incidents = agent_beside(dir.path(), &beside, "tensorrt_llm", "the window is over").await;
     let captured = stage::done(&incidents[0].capture);
     assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2), "{captured:#?}");
     let asked = ["/start_profile", "/stop_profile", "/v1/loads"].map(|path| beside.asked(path));

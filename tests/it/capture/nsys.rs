@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skewtrap::act::nsys::Nsys;
 use skewtrap::agent::cost::Meter;
@@ -230,7 +230,9 @@ async fn a_start_that_takes_effect_late_is_stopped_and_one_that_never_does_is_no
 async fn a_slow_generation_is_waited_for() {
     let server = Wrapped::fake(&["launch", "--session-new=mine"]);
     server.fault("slow_generation", "2");
+    let begun = Instant::now();
     report(&server.window("i1", NsysSession::OfTarget).await);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it took {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -148,3 +148,27 @@ async fn with_a_store_doctor_takes_no_window_beside_the_lease_of_the_pool() {
     assert!(code == 1 && said.contains("under the lease of the pool"), "{said}");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
 }
+
+#[tokio::test]
+async fn an_engine_that_the_server_contradicts_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let doctor = async |engine: &str| {
+        let text = format!(
+            "targets: [{{ name: mine, url: '{}', engine: {engine} }}]\nstate_dir: state\n",
+            stage.double.url
+        );
+        std::fs::write(dir.path().join("skewtrap.yaml"), text).unwrap();
+        let (_, said) = run(dir.path(), &["doctor", "--config", "skewtrap.yaml"]).await;
+        said.lines().find(|line| line.contains("  engine: ")).map(str::to_owned)
+    };
+    let told = doctor("vllm").await.expect("a warning");
+    assert!(
+        told.starts_with(
+            "warn  mine  engine: `engine: vllm` is written, and the server says that it is SGLang"
+        ),
+        "{told}"
+    );
+    assert_eq!(doctor("sglang").await, None);
+    assert_eq!(doctor("auto").await, None);
+}

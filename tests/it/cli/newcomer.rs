@@ -156,3 +156,20 @@ async fn a_path_of_rules_that_is_not_there_is_told_once_and_in_the_words_of_the_
     assert_eq!(said.matches("cannot read nowhere").count(), 1, "{said}");
     assert!(!said.contains("rules: ["), "nobody wrote that line: {said}");
 }
+
+#[tokio::test]
+async fn an_agent_without_any_target_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("skewtrap.yaml"), "watch_only: true\nlisten: 127.0.0.1:0\nstate_dir: state\n")
+        .unwrap();
+    let end = tokio::time::timeout(std::time::Duration::from_secs(30), run(dir.path(), &["run"])).await;
+    let (code, said) = end.expect("it does not watch nothing");
+    assert_eq!(code, 2, "{said}");
+    assert!(
+        said.contains("nothing to watch: skewtrap.yaml names no server") && said.contains("`targets`"),
+        "{said}"
+    );
+    let (code, said) = run(dir.path(), &["check"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the agent would watch nothing"), "{said}");
+}

@@ -34,6 +34,17 @@ fn a_wish_that_came_before_the_facts_is_granted_once_when_they_are_there() {
 }
 
 #[test]
+fn an_incident_whose_window_was_refused_has_its_bundle_as_soon_as_it_was_begun() {
+    let mut play = Play::new();
+    play.second(1.0, [40, 4]);
+    let bundle = |play: &Play| play.watch.status(at(2.0)).incidents[0].bundle.clone();
+    assert_eq!((play.refusals, bundle(&play)), (1, None));
+    let incident = play.told_of.keys().next().expect("it was told").clone();
+    play.tell(Event::Bundled { incident, path: "/data/i1".into() }, 1.5);
+    assert_eq!(bundle(&play).as_deref(), Some("/data/i1"));
+}
+
+#[test]
 fn a_wish_whose_rule_cleared_before_the_facts_came_opens_nothing() {
     let mut play = Play::new();
     play.second(1.0, [40, 4]);

@@ -42,7 +42,7 @@ pub enum Refusal {
     #[error("the group spans servers: name `target` in `across` or `within`")]
     SpansServers,
     /// Nothing fires any more.
-    #[error("it healed before the window would have opened")]
+    #[error("it was over before the window would have opened")]
     Cleared,
     /// Its impact is on too few requests.
     #[error("{:.0} % of the requests would be better off now, were the load even, and a window is spent from {:.0} % on (min_impact); it is looked at again while it lasts", .impact * 100.0, .least * 100.0)]

@@ -123,6 +123,7 @@ fn no_text_of_a_record_leaves_its_host_that_somebody_else_may_have_written() {
         lost_ms_per_step: None,
         confidence: Confidence::Low,
         confirms: None,
+        suspect: None,
     });
     let again = |capture| crate::incident::EarlierCapture { times_bound: 1.2, capture, verdict: None };
     incident.earlier = vec![again(failed), again(CaptureOutcome::Refused(refused()))];

@@ -81,7 +81,7 @@ impl Facts {
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
-            next: next_step(incident),
+            next: next_step(incident).unwrap_or_default().to_owned(),
             symptoms: symptoms(incident),
             death: incident.died.as_ref().map_or_else(String::new, death),
             capture: captures(incident),
@@ -116,10 +116,10 @@ impl Facts {
     }
 }
 
-fn next_step(incident: &Incident) -> String {
+/// Where to look first, as long as it lasts and a cause is known.
+pub fn next_step(incident: &Incident) -> Option<&'static str> {
     let lasts = incident.resolved_at.is_none() && incident.died.is_none();
-    let cause = incident.cause.as_ref().filter(|_| lasts);
-    cause.and_then(|cause| cause.kind.next_step()).unwrap_or_default().to_owned()
+    incident.cause.as_ref().filter(|_| lasts)?.kind.next_step()
 }
 
 fn rule(incident: &Incident) -> String {

@@ -83,6 +83,13 @@ pub enum Event {
         /// The window, as far as is known.
         window: OpenWindow,
     },
+    /// The bundle of an incident was begun.
+    Bundled {
+        /// Of which incident.
+        incident: Arc<str>,
+        /// Its path.
+        path: String,
+    },
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
