@@ -8,6 +8,8 @@ const LONGEST_BATCH: f64 = 1.0;
 /// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
 const LEAST_CHUNKS: u32 = 3;
 const MOST_CHUNKS: u32 = 16;
+/// Batches that differ by no more than this part have the same size: a scheduler may round, or fill one by a token more.
+const SAME_SIZE: f64 = 0.002;
 /// After so many batches the older half is forgotten.
 const MOST_BATCHES: u32 = 512;
 
@@ -114,9 +116,10 @@ impl Chunk {
     /// all have one length make equal batches too: one at a time, with nobody behind them, and they leave no rest.
     fn is_continued_by(&mut self, line: &Prefill) -> bool {
         let was_full = self.is_full;
-        self.is_full = line.new_tokens > self.tokens - 0.5;
+        let near = 0.5 + SAME_SIZE * self.tokens;
+        self.is_full = line.new_tokens > self.tokens - near;
         match () {
-            () if line.new_tokens > self.tokens + 0.5 => {
+            () if line.new_tokens > self.tokens + near => {
                 *self = Self { tokens: line.new_tokens, times: 1, smaller: 0, is_full: true };
             }
             () if self.is_full => self.times += 1,
@@ -175,6 +178,16 @@ mod tests {
             |i: i32| lines.prefill(f64::from(i), &prefill(3.0, 8192.0, 5.0)).came.unwrap().requests;
         let came: Vec<f64> = (0..100).map(&mut batch).collect();
         assert!(came[3..].iter().all(|came| *came == 2.0), "{came:?}");
+    }
+
+    #[test]
+    fn one_batch_that_is_larger_by_a_token_does_not_make_every_rest_an_arrival() {
+        let mut lines = Lines::default();
+        for tokens in [8192.0, 300.0, 8192.0, 300.0, 8192.0, 300.0, 8193.0, 300.0] {
+            lines.prefill(0.0, &prefill(1.0, tokens, 0.0));
+        }
+        lines.prefill(1.0, &prefill(1.0, 8192.0, 0.0));
+        assert_eq!(lines.prefill(2.0, &prefill(1.0, 300.0, 0.0)).came.unwrap().requests, 0.0);
     }
 
     #[test]
