@@ -312,14 +312,20 @@ impl Channel {
     /// What each test sees in windows from `since` to `newest`.
     pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Seen {
         let sums = self.bins.sums(newest, since);
-        let share = self.known.share.examine(&sums, self.full);
-        let crowding = if self.quality.is_guessed { &share.crowding[..] } else { &[] };
-        let mut speed = self.known.speed.examine(&sums, pending, crowding);
-        let pace = self.known.pace.examine(&sums, pending, &share.crowding);
+        let Quality { is_inferred, is_guessed, .. } = self.quality;
+        let share = self.known.share.examine(&sums, self.full, is_inferred);
+        let mut crowding = share.crowding;
+        if is_guessed {
+            // A report that tells of a window may have begun before it, in a crowd that is gone.
+            (0..speed::WINDOW_COUNT - 1).rev().for_each(|w| crowding[w] = crowding[w].max(crowding[w + 1]));
+        }
+        let of_speed = if is_guessed { &crowding[..] } else { &[] };
+        let mut speed = self.known.speed.examine(&sums, pending, of_speed, is_guessed);
+        let pace = self.known.pace.examine(&sums, pending, &crowding, is_guessed);
         let paced = if self.quality.is_guessed { pace.evidence.clone() } else { Vec::new() };
         let pressure = self.pressure(&share, &pace);
-        let work = self.known.work.examine(&sums, self.quality.is_inferred);
-        let misses = self.known.misses.examine(&sums, self.quality.is_inferred);
+        let work = self.known.work.examine(&sums, is_inferred);
+        let misses = self.known.misses.examine(&sums, is_inferred);
         let is_more = |e: &Evidence| e.side == Side::High && e.deviance >= EXPLAINED;
         let is_explained =
             |r: usize| [&share.evidence, &work.evidence, &misses.evidence].iter().any(|e| is_more(&e[r]));

@@ -84,8 +84,9 @@ impl Share {
         }
     }
 
-    /// Looks at all windows of `sums`. `full` is the last second in which a rank had no room.
-    pub fn examine(&self, sums: &Sums, full: Option<i64>) -> Seen {
+    /// Looks at all windows of `sums`. `full` is the last second in which a rank had no room. Where arrivals are
+    /// `inferred`, those admitted are as many as were taken to have finished.
+    pub fn examine(&self, sums: &Sums, full: Option<i64>, is_inferred: bool) -> Seen {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut crowding = [1.0; WINDOWS.len()];
@@ -102,12 +103,17 @@ impl Share {
                 continue;
             }
             let ends = (group(sums.newest + 1 - window), last);
+            // How many finished is a guess, and as uncertain as they are many, however few come at the same time: after a
+            // burst the difference of both is small and its error is not.
+            let finished = if is_inferred { sum.iter().map(|x| x.admitted).sum() } else { 0.0 };
+            let unsure = (finished - total).max(0.0);
             let roots = roots.row_mut(w);
             for r in 0..ranks {
                 let x = sum[r].arrivals.max(0.0);
                 let expected = total * self.usual[r];
-                let square =
-                    2.0 * binomial_deviance(x, total, self.usual[r]) * self.fresh_part(r, total, ends);
+                let square = 2.0
+                    * binomial_deviance(x, total, self.usual[r])
+                    * self.fresh_part(r, total, unsure, ends);
                 roots[r] = square.sqrt().copysign(x - expected);
                 let ratio = (x + 0.5) / (expected + 0.5);
                 if IMMATERIAL.contains(&ratio) {
@@ -181,13 +187,13 @@ impl Share {
         }
     }
 
-    /// The part of a count's variance that is not staleness, given the group's requests in the window's
-    /// first and last second.
-    fn fresh_part(&self, rank: usize, total: f64, ends: (f64, f64)) -> f64 {
+    /// The part of a count's variance that is that of chance among `total`, given the group's requests in the window's
+    /// first and last second, and how many more than those are `unsure`.
+    fn fresh_part(&self, rank: usize, total: f64, unsure: f64, ends: (f64, f64)) -> f64 {
         let p = self.usual[rank];
         let stale = (self.staleness * p).powi(2) * (ends.0.powi(2) + ends.1.powi(2));
         let binomial = total * p * (1.0 - p);
-        binomial / (binomial + stale)
+        binomial / (binomial + stale + unsure * p * (1.0 - p))
     }
 
     /// The same where counts may be in doubt: a rank without room puts running requests back into its queue, where they
@@ -352,7 +358,7 @@ mod tests {
                 // Eight come to each, and one put two back every second.
                 let counts = if s < 300 { [8.0; 4] } else { [8.0, 8.0, 10.0, 8.0] };
                 counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
-                let seen = share.examine(&bins.sums(s, 0), full.map(|behind| s - behind));
+                let seen = share.examine(&bins.sums(s, 0), full.map(|behind| s - behind), false);
                 if s < 300 {
                     share.learn(&bins, s, &seen.roots);
                 } else {
@@ -372,7 +378,7 @@ mod tests {
         for s in 0..303 {
             let counts = if s < 300 { [8.0; 4] } else { [4.0, 4.0, 20.0, 4.0] };
             counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
-            let seen = share.examine(&bins.sums(s, 0), None);
+            let seen = share.examine(&bins.sums(s, 0), None, false);
             let found = &seen.evidence;
             if s < 300 {
                 share.learn(&bins, s, &seen.roots);
@@ -381,5 +387,23 @@ mod tests {
                 assert!(found[2].deviance > 30.0 && found[2].side == Side::High);
             }
         }
+    }
+
+    #[test]
+    fn few_inferred_arrivals_beside_many_that_finished_tell_little() {
+        let deviance = |is_inferred: bool, finished: f64| {
+            let mut bins = Bins::new(4, 0);
+            for s in 0..32 {
+                for rank in 0..4 {
+                    let came = if rank == 2 { 0.0 } else { 1.0 };
+                    bins.at(rank, s as f64, |b| (b.arrivals, b.admitted) = (came, finished));
+                }
+            }
+            let share = Share { requests: 1e4, ..Share::new(4, 0.0) };
+            share.examine(&bins.sums(31, 0), None, is_inferred).evidence[2].deviance
+        };
+        assert!(deviance(false, 8.0) > 15.0, "{}", deviance(false, 8.0));
+        assert_eq!(deviance(true, 0.75), deviance(false, 8.0), "as many come as finish");
+        assert!(deviance(true, 8.0) < 4.0, "{}", deviance(true, 8.0));
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Sums};
 use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, WINDOWS, measured};
-use crate::factor::spread::Dispersion;
+use crate::factor::spread::{Dispersion, MEDIAN_OF_SQUARE};
 use crate::factor::waits::{Term, Waits};
 
 /// Windows longer than this (in seconds) are left to slow machines.
@@ -26,6 +26,9 @@ const LEAST_MEASURED: f64 = 0.4;
 const LEAST_OF_PEER: f64 = 0.5;
 /// Variances grow with crowding to this power, where arrivals are only inferred.
 const CROWDING_POWER: f64 = 2.0;
+/// Where work is guessed, its noise comes and goes (a crowd, a server near saturation), for all ranks alike: what their
+/// peers show now counts beside what was learned, which weighs as much as so many of them.
+const USUAL_PEERS: f64 = 4.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
 /// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
@@ -176,8 +179,8 @@ impl Speed {
 
     /// Looks at the windows of `sums`. `pending` is what each rank's stretch under way adds: needed at most,
     /// and spent already. `crowding` is how many times as many requests as usual came in each window: what
-    /// is not known of prompts is as many times as much.
-    pub fn examine(&self, sums: &Sums, pending: &[Pending], crowding: &[f64]) -> Seen {
+    /// is not known of prompts is as many times as much. `is_guessed` says that all work is.
+    pub fn examine(&self, sums: &Sums, pending: &[Pending], crowding: &[f64], is_guessed: bool) -> Seen {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOW_COUNT, ranks);
         let mut effects = vec![0.0f64; ranks];
@@ -189,6 +192,7 @@ impl Speed {
         let is_any_late = (0..ranks).any(is_late);
         let (mut plain, mut late) = (vec![(f64::NAN, 0.0); ranks], Vec::new());
         let (mut peers, mut late_medians) = (PeerMedians::default(), PeerMedians::default());
+        let mut scatter = PeerMedians::default();
         let mut ratios = Vec::with_capacity(ranks);
         let mut waits = Term::default();
         for (w, window, sum) in sums.windows().take(WINDOW_COUNT) {
@@ -227,6 +231,22 @@ impl Speed {
                 late_peers = late_medians.of(&ratios);
             }
             let roots = roots.row_mut(w);
+            ratios.clear();
+            if is_guessed {
+                let square = |(r, (own, spent)): (usize, &(f64, f64))| {
+                    ((own - peers[r]) / self.nominal).powi(2) * spent / self.dispersion(r, w)
+                };
+                ratios.extend(plain.iter().enumerate().map(square));
+            }
+            let scatter = scatter.of(&ratios);
+            let seen = (measured(&ratios).count() as f64 - 1.0).max(0.0);
+            // How many times as much as usual its peers scatter now, by the middle one of them.
+            let noise_now = |r: usize| match scatter.get(r) {
+                Some(middle) if !middle.is_nan() => {
+                    ((USUAL_PEERS + seen * middle / MEDIAN_OF_SQUARE) / (USUAL_PEERS + seen)).max(1.0)
+                }
+                _ => 1.0,
+            };
             for r in 0..ranks {
                 let (own, spent) = plain[r];
                 if own.is_nan() && !is_late(r) {
@@ -258,7 +278,7 @@ impl Speed {
                     continue;
                 }
                 let departure = departure.max(-self.clock.most());
-                let noise = self.dispersion(r, w) * self.nominal.powi(2);
+                let noise = self.dispersion(r, w) * self.nominal.powi(2) * noise_now(r);
                 let known = self.seconds[r];
                 let of_usual = match known < UNKNOWN {
                     true => UNKNOWN_ERROR.powi(2) * LEAST_KNOWN / known,
@@ -366,13 +386,41 @@ mod tests {
         let mut last = Vec::new();
         for s in 0..seconds {
             (0..3).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (ratio(r, s), 1.0)));
-            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 3], &[]);
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 3], &[], false);
             if s < 300 {
                 speed.learn(&seen.lesson);
             }
             last = seen.evidence;
         }
         last
+    }
+
+    #[test]
+    fn where_work_is_guessed_a_rank_is_measured_by_what_its_peers_scatter_now() {
+        let (mut bins, mut dice) = (Bins::new(8, 0), Dice(7));
+        let mut speed = Speed::new(8, 0.3, Needed::All);
+        let examine = |speed: &Speed, bins: &Bins, s: i64, is_guessed: bool| {
+            speed.examine(&bins.sums(s, 0), &[Pending::default(); 8], &[], is_guessed)
+        };
+        for s in 0..300 {
+            (0..8).for_each(|r| {
+                bins.at(r, s as f64, |b| (b.needed, b.spent) = (f64::exp(0.1 * dice.normal()), 1.0))
+            });
+            let lesson = examine(&speed, &bins, s, true).lesson;
+            speed.learn(&lesson);
+        }
+        // A rank takes twice as long: among peers as usual, and among peers that scatter ten times as much for once.
+        let deviance = |noise: f64, is_guessed: bool| {
+            let mut bins = bins.clone();
+            let logs = [-2.0, -0.7 / noise, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5].map(|log| noise * log);
+            for s in 300..306 {
+                (0..8).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (logs[r].exp(), 1.0)));
+            }
+            examine(&speed, &bins, 305, is_guessed).evidence[1].deviance
+        };
+        assert!(deviance(0.01, true) > 20.0, "{}", deviance(0.01, true));
+        assert!(deviance(1.0, false) > 20.0, "{}", deviance(1.0, false));
+        assert!(deviance(1.0, true) < 0.4 * deviance(1.0, false), "{}", deviance(1.0, true));
     }
 
     #[test]
@@ -388,7 +436,7 @@ mod tests {
                 let needed = slow * f64::exp(scatter * dice.normal());
                 bins.at(rank, s as f64, |b| (b.needed, b.spent) = (needed, 1.0));
             }
-            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 5], &[]);
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 5], &[], false);
             match s {
                 ..120 => {
                     speed.learn(&seen.lesson);
@@ -415,14 +463,14 @@ mod tests {
         let mut speed = Speed::new(2, 0.1, Needed::All);
         for s in 0..300 {
             (0..2).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (0.35, 0.35)));
-            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 2], &[]);
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 2], &[], false);
             speed.learn(&seen.lesson);
         }
         for s in 300..308 {
             bins.at(0, s as f64, |b| (b.needed, b.spent) = (0.5, mine));
             bins.at(1, s as f64, |b| (b.needed, b.spent) = (0.2, its));
         }
-        speed.examine(&bins.sums(307, 0), &[pending, Pending::default()], &[]).evidence
+        speed.examine(&bins.sums(307, 0), &[pending, Pending::default()], &[], false).evidence
     }
 
     #[test]
@@ -467,7 +515,7 @@ mod tests {
                 bins.at(r, s as f64, |b| (b.needed, b.prompts, b.spent) = (needed, prompts, 1.0));
             }
             for speed in [&mut speed, &mut without_waits] {
-                let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 4], &[]);
+                let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 4], &[], false);
                 if s < 1_200 {
                     speed.learn(&seen.lesson);
                 }
@@ -475,7 +523,7 @@ mod tests {
             without_waits.waits = Waits::default();
         }
         let deviance = |speed: &Speed| {
-            speed.examine(&bins.sums(1_219, 0), &[Pending::default(); 4], &[]).evidence[2].deviance
+            speed.examine(&bins.sums(1_219, 0), &[Pending::default(); 4], &[], false).evidence[2].deviance
         };
         assert!(deviance(&without_waits) > 20.0, "{}", deviance(&without_waits));
         assert_eq!(deviance(&speed), 0.0);

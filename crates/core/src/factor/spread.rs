@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The median of the square of a standard normal variable.
-const MEDIAN_OF_SQUARE: f64 = 0.4549;
+pub const MEDIAN_OF_SQUARE: f64 = 0.4549;
 /// A step a second, on the logarithm: a factor of e in 200 s at most.
 const GAIN: f64 = 0.005;
 /// `exp(GAIN)` and `exp(-GAIN)`: nearly every step of a detector is one of these, hundreds a second.

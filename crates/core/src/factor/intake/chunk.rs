@@ -5,6 +5,8 @@ use crate::factor::observation::Prefill;
 /// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
 const LEAST_CHUNKS: u32 = 3;
 const MOST_CHUNKS: u32 = 16;
+/// Batches that differ by no more than this part have the same size: a scheduler may round, or fill one by a token more.
+const SAME_SIZE: f64 = 0.002;
 /// After so many batches the older half is forgotten.
 const MOST_BATCHES: u32 = 512;
 
@@ -24,9 +26,10 @@ impl Chunk {
     /// all have one length make equal batches too: one at a time, with nobody behind them, and they leave no rest.
     pub fn is_continued_by(&mut self, line: &Prefill) -> bool {
         let was_full = self.is_full;
-        self.is_full = line.new_tokens > self.tokens - 0.5;
+        let near = 0.5 + SAME_SIZE * self.tokens;
+        self.is_full = line.new_tokens > self.tokens - near;
         match () {
-            () if line.new_tokens > self.tokens + 0.5 => {
+            () if line.new_tokens > self.tokens + near => {
                 *self = Self { tokens: line.new_tokens, times: 1, smaller: 0, is_full: true };
             }
             () if self.is_full => self.times += 1,

@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn one_batch_that_is_larger_by_a_token_does_not_make_every_rest_an_arrival() {
+        let mut lines = Lines::default();
+        for tokens in [8192.0, 300.0, 8192.0, 300.0, 8192.0, 300.0, 8193.0, 300.0] {
+            lines.prefill(0.0, &prefill(1.0, tokens, 0.0));
+        }
+        lines.prefill(1.0, &prefill(1.0, 8192.0, 0.0));
+        assert_eq!(lines.prefill(2.0, &prefill(1.0, 300.0, 0.0)).came.unwrap().requests, 0.0);
+    }
+
+    #[test]
     fn prompts_that_all_have_one_length_are_arrivals_each() {
         let mut lines = Lines::default();
         let came =
