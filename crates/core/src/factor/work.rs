@@ -93,6 +93,9 @@ impl Work {
                 *mean = if n >= FEWEST { self.of(sum) / n } else { f64::NAN };
             }
             let peers = peers.of(&means);
+            // The peers' middle rests on their requests as the rank's mean does on its own.
+            let error = |r: usize| if means[r].is_nan() { 0.0 } else { sum[r].admitted.recip() };
+            let (all, known) = ((0..ranks).map(error).sum::<f64>(), measured(&means).count() as f64);
             let dispersion = self.dispersion(w);
             let noise = dispersion.sqrt();
             let roots = roots.row_mut(w);
@@ -105,7 +108,8 @@ impl Work {
                     latest[r] = difference;
                 }
                 let departure = difference - self.usual[r];
-                let square = departure.powi(2) * sum[r].admitted / NOMINAL.powi(2);
+                let of_peers = (all - error(r)) / (known - 1.0).max(1.0).powi(2);
+                let square = departure.powi(2) / (error(r) + of_peers) / NOMINAL.powi(2);
                 roots[r] = square.sqrt().copysign(departure) / noise;
                 // Less work a request is nobody's trouble.
                 if departure < material {
