@@ -16,7 +16,7 @@ mod channel;
 mod clock;
 mod detector;
 mod evidence;
-mod harm;
+mod impact;
 mod incident;
 mod intake;
 mod marks;
@@ -36,7 +36,7 @@ mod work;
 
 pub use detector::{Detector, Nearest, Open, Saved, Settings};
 pub use evidence::{Factor, Side};
-pub use harm::{Harm, Reason};
+pub use impact::{Impact, Reason};
 pub use incident::{Change, Incident, Symptom};
 pub use intake::Chunk;
 pub use marks::{Mark, Taught};

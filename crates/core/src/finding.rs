@@ -41,14 +41,14 @@ pub struct Finding {
     pub symptoms: Vec<Symptom>,
     /// Its impact on the clients, where that is known.
     #[serde(flatten, with = "under_both_names")]
-    pub harm: Option<Harm>,
+    pub impact: Option<Impact>,
 }
 
 /// The impact in JSON, where `schema_version` 1 called it `harm`: that name stays beside the new one as long as the version does.
 mod under_both_names {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::Harm;
+    use super::Impact;
 
     #[derive(Deserialize, Serialize)]
     struct Named<H> {
@@ -58,11 +58,11 @@ mod under_both_names {
         harm: Option<H>,
     }
 
-    pub(super) fn serialize<S: Serializer>(impact: &Option<Harm>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(impact: &Option<Impact>, to: S) -> Result<S::Ok, S::Error> {
         Named { impact: impact.as_ref(), harm: impact.as_ref() }.serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Harm>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Impact>, D::Error> {
         let Named { impact, harm } = Named::deserialize(from)?;
         Ok(impact.or(harm))
     }
@@ -83,7 +83,7 @@ pub struct Symptom {
 
 /// The impact of a trouble on the clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Harm {
+pub struct Impact {
     /// Requests that would be better off, were the load even, as a share of all.
     pub share: f64,
     /// How many that are.
@@ -121,7 +121,7 @@ impl Finding {
             shown_by: None,
             also: Vec::new(),
             symptoms: Vec::new(),
-            harm: None,
+            impact: None,
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn the_impact_of_a_finding_has_its_old_name_in_json_too_and_is_read_under_either() {
         let mut known = Finding::of(Labels::default(), Side::High, Time::from_epoch_s(5.0));
-        known.harm = Some(Harm { share: 0.4, requests: 12.0, reason: "excess".into() });
+        known.impact = Some(Impact { share: 0.4, requests: 12.0, reason: "excess".into() });
         let json = serde_json::to_value(&known).expect("it serialises");
         assert_eq!((&json["impact"], &json["impact"]["share"]), (&json["harm"], &0.4.into()), "{json}");
         for name in ["impact", "harm"] {
@@ -325,7 +325,7 @@ mod tests {
             json.as_object_mut().expect("an object").remove(name);
             assert_eq!(serde_json::from_value::<Finding>(json).expect("it is read"), known);
         }
-        known.harm = None;
+        known.impact = None;
         let json = serde_json::to_value(&known).expect("it serialises");
         assert!(json.get("impact").is_none() && json.get("harm").is_none(), "{json}");
         assert_eq!(serde_json::from_value::<Finding>(json).expect("it is read"), known);

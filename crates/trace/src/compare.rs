@@ -41,14 +41,12 @@ fn baseline_factors(input: &ComparisonInput, stats: &[RankStats]) -> Vec<f64> {
     for (kind, of_rank) in stats.iter().flat_map(|s| &s.kinds) {
         mix.entry(*kind).or_insert_with(KindStats::default).steps += of_rank.steps;
     }
-    let before: Vec<Option<f64>> = input
-        .profiles
-        .iter()
-        .map(|p| {
-            let before = input.baseline.iter().find(|b| b.rank == p.rank)?;
-            RankStats::new(before).work_of_mix(&mix)
-        })
-        .collect();
+    let of_rank = |p: &RankProfile| input.baseline.iter().find(|b| b.rank == p.rank).map(RankStats::new);
+    let baselines: Vec<Option<RankStats>> = input.profiles.iter().map(of_rank).collect();
+    // Of the kinds that every baseline has: others would be compared with nothing.
+    mix.retain(|kind, _| baselines.iter().flatten().all(|before| before.kinds.contains_key(kind)));
+    let before: Vec<Option<f64>> =
+        baselines.iter().map(|before| before.as_ref()?.work_of_mix(&mix)).collect();
     let typical = median(&before.iter().flatten().copied().collect::<Vec<_>>());
     stats
         .iter()
@@ -88,6 +86,8 @@ fn missing_ranks(input: &ComparisonInput) -> Vec<RankId> {
         varying.iter().copied().filter(|a| ranks.iter().all(|r| r.get(*a) == r.get(*axis))).collect();
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
+    // The world counts processes: where another axis numbers them otherwise, this one does not reach so far.
+    let world = if alike.len() == varying.len() { world } else { 0 };
     let until = u16::try_from(world.min(4096).max(highest)).unwrap_or(u16::MAX);
     let implied = (0..until)
         .filter(|i| !ranks.iter().any(|r| r.get(*axis) == Some(*i)))

@@ -20,6 +20,8 @@ use skewtrap_trace::rank::Rank;
 
 /// Between two looks at what the nodes have reported.
 const EVERY: Duration = Duration::from_secs(1);
+/// Who the nodes are is asked for so long: many pools have none, and their verdict waits for this.
+const WHO_LIMIT: Duration = Duration::from_secs(15);
 /// How long the store may take for the summaries of ranks that have come.
 const SUMMARY_LIMIT: Duration = Duration::from_secs(10);
 /// What saying that a window is open may take.
@@ -52,7 +54,7 @@ pub async fn gather(
     folder: &Path,
     until: Instant,
 ) -> anyhow::Result<Option<Gathered>> {
-    let nodes = answered(until, || nodes_of(to)).await?;
+    let nodes = answered(until.min(Instant::now() + WHO_LIMIT), || nodes_of(to)).await?;
     if !nodes.found && nodes.remarks.is_empty() {
         return Ok(None);
     }

@@ -37,6 +37,8 @@ const TAKE_LIMIT: Duration = Duration::from_secs(5);
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(20);
 /// Between two tries of that.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What an agent before this one left is looked up again after so long at most.
+const LONGEST_AGAIN: Duration = Duration::from_secs(600);
 /// A request that was given up arrives within this, or never.
 const LATE: Duration = Duration::from_secs(150);
 /// The store's clock is measured anew after this, and people are told when it is far from ours.
@@ -86,8 +88,8 @@ struct Unfound {
     /// The attempt whose window was closed, and how it ended; `None` for whichever the state knows to be closed.
     closed: Option<(String, WindowEnd)>,
     due: tokio::time::Instant,
-    /// Whether the store's silence was told already.
-    is_told: bool,
+    /// How long after it the store is asked again; `None` before its first silence.
+    again_in: Option<Duration>,
 }
 
 struct Keeper {
@@ -285,7 +287,7 @@ impl Keeper {
     /// Gives back what an agent before this one took: the lease of an attempt whose window was closed, or what its
     /// state knows to be closed, or never started. A store that is away is asked again.
     async fn find(&mut self, closed: Option<(String, WindowEnd)>) {
-        self.unfound.push(Unfound { closed, due: tokio::time::Instant::now(), is_told: false });
+        self.unfound.push(Unfound { closed, due: tokio::time::Instant::now(), again_in: None });
         self.find_due().await;
     }
 
@@ -297,17 +299,20 @@ impl Keeper {
         if due.is_empty() {
             return;
         }
-        let open = match self.open().await {
+        // A window that is asked for waits no longer for a store that was silent before.
+        let is_first = due.iter().any(|u| u.again_in.is_none());
+        let open = match self.open(if is_first { GIVE_BACK_LIMIT } else { TAKE_LIMIT }).await {
             Ok(open) => open.filter(|o| o.agent == **self.state.agent() && !self.held.contains(&o.nonce)),
             Err(why) => {
                 for unfound in due {
-                    if !unfound.is_told {
+                    if unfound.again_in.is_none() {
                         warn!(
                             "what an agent before this one had of the lease of the pool is not given back yet ({why}); it is tried again"
                         );
                     }
-                    let due = now + AGAIN.mul_f64(0.5 + fastrand::f64());
-                    self.unfound.push(Unfound { due, is_told: true, ..unfound });
+                    let again_in = unfound.again_in.map_or(AGAIN, |before| (2 * before).min(LONGEST_AGAIN));
+                    let due = now + again_in.mul_f64(0.5 + fastrand::f64());
+                    self.unfound.push(Unfound { due, again_in: Some(again_in), ..unfound });
                 }
                 return;
             }
@@ -325,9 +330,9 @@ impl Keeper {
     }
 
     /// The window of the pool that is, or may be, open.
-    async fn open(&mut self) -> Result<Option<Intent>, String> {
+    async fn open(&mut self, limit: Duration) -> Result<Option<Intent>, String> {
         let mut lease = self.lease().map_err(|error| format!("{error:#}"))?;
-        match tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await {
+        match tokio::time::timeout(limit, lease.latest()).await {
             Ok(latest) => Ok(latest.map_err(|e| e.to_string())?.and_then(|latest| latest.state.open)),
             Err(_) => Err("the store does not answer".into()),
         }
@@ -528,11 +533,11 @@ mod tests {
         next.find(Some(("i1/1".into(), end))).await;
         assert_eq!(next.unfound.len(), 1, "it is tried again");
         std::fs::rename(&away, &bucket).expect("back");
-        assert!(next.open().await.expect("it answers").is_some());
+        assert!(next.open(GIVE_BACK_LIMIT).await.expect("it answers").is_some());
         next.unfound[0].due = tokio::time::Instant::now();
         next.find_due().await;
         assert_eq!((next.unfound.len(), next.returns.len()), (0, 0));
-        assert_eq!(next.open().await, Ok(None));
+        assert_eq!(next.open(GIVE_BACK_LIMIT).await, Ok(None));
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ function servingText(c) {
 }
 
 // What other rules found of the same trouble, in order.
-const symptomsText = i => (i.joined || []).map(j => j.rule + ": " + rankName(j.rank) + " is " + j.side + " from " + clock(j.at)
+const alsoFoundText = i => (i.joined || []).map(j => j.rule + ": " + rankName(j.rank) + " is " + j.side + " from " + clock(j.at)
   + (j.until ? " to " + clock(j.until) : "") + (j.what ? ", " + j.what : "")).join("; ");
 
 // What whoever restarts the server wants to know first: whether the agent may have had a part in it.
@@ -148,7 +148,7 @@ export function drawIncident({ incident: i, files, next }) {
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),
     ...(next ? [["next", next]] : []),
-    ...(symptomsText(i) ? [["symptoms", symptomsText(i)]] : []),
+    ...(alsoFoundText(i) ? [["also found", alsoFoundText(i)]] : []),
     ...(i.died ? [["death", deathText(i.died)]] : []),
     ["capture", againText(i) + captureText(i.capture)],
     ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times its bound"

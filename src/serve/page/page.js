@@ -172,8 +172,9 @@ async function showIncident() {
     + (found.cause ? found.cause.at : "");
   if (filesOf.key !== key) {
     const path = "/api/v1/incidents/" + encodeURIComponent(id);
-    const [files, whole] = await Promise.all([ask(path + "/files").catch(() => []), ask(path).catch(() => ({}))]);
-    filesOf = { key, files, next: whole.next };
+    const [files, whole] = await Promise.all([ask(path + "/files").catch(() => null), ask(path).catch(() => null)]);
+    // What was not answered is asked for again.
+    filesOf = { key: files && whole ? key : null, files: files || [], next: whole && whole.next };
   }
   draw("incident", { incident: found, files: filesOf.files, next: found.resolved_at || found.died ? null : filesOf.next }, drawIncident);
 }

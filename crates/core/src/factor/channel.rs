@@ -391,10 +391,9 @@ impl Channel {
         self.known.share.relearn(&counts);
     }
 
-    /// What `ranks` show in the last `window` seconds up to `newest`, and how all share the requests, is what is usual from
-    /// now on.
+    /// What `ranks` show in the last `window` seconds up to `newest`, but for their shares, is what is usual from now on.
     pub fn take_for_usual(&mut self, ranks: &[usize], newest: i64, window: i64) {
-        self.relearn_shares(newest, window);
+        self.unlearned.clear();
         let all = 0..self.known.share.usual.len();
         let sums: Vec<Bin> = all.map(|r| self.bins.sum(r, newest - window + 1..=newest)).collect();
         let Known { speed, pace, work, misses, residence, .. } = &mut self.known;

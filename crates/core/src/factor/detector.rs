@@ -12,7 +12,7 @@ pub use self::troubles::{Closed, Open};
 use crate::factor::channel::{Channel, Known, MISSES, PACE, PRESSURE, Quality, SHARE, Seen, TESTS, WORK};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
-use crate::factor::harm::Load;
+use crate::factor::impact::Load;
 use crate::factor::incident::{Change, Incident};
 use crate::factor::intake::{Levels, Lines, Stretch, Totals};
 use crate::factor::marks::{Firing, Firings, Mark, Taught};
@@ -467,17 +467,6 @@ impl Detector {
             for (rank, evidence) in found.iter().enumerate() {
                 let bound = channel.bound_for(test, per_test, evidence);
                 let strength = evidence.deviance / bound;
-                if std::env::var_os("SCRATCH").is_some() && evidence.deviance > 3.0 {
-                    eprintln!(
-                        "{now:.1} test {test} rank {rank} {:?} dev {:.1} bound {:.1} effect {:.2} window {} shows {}",
-                        evidence.side,
-                        evidence.deviance,
-                        bound,
-                        evidence.effect,
-                        evidence.window,
-                        shows(test, rank, evidence.side)
-                    );
-                }
                 let is_shown = strength >= 1.0 && shows(test, rank, evidence.side);
                 if strength > most {
                     most = strength;

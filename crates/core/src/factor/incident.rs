@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::factor::evidence::{Factor, Side};
-use crate::factor::harm::Harm;
+use crate::factor::impact::Impact;
 use crate::factor::onset::Onset;
 
 /// A trouble under way, or one that is over.
@@ -30,7 +30,8 @@ pub struct Incident {
     /// The seconds that it was seen in.
     pub window: i64,
     /// What it costs.
-    pub harm: Harm,
+    #[serde(rename = "harm")]
+    pub impact: Impact,
     /// What departed, in order: who, in what, on which side, from when on it was seen.
     pub symptoms: Vec<Symptom>,
     /// How often the blame moved.

@@ -29,6 +29,10 @@ const CROWDING_POWER: f64 = 2.0;
 /// Where work is guessed, its noise comes and goes (a crowd, a server near saturation), for all ranks alike: what their
 /// peers show now counts beside what was learned, which weighs as much as so many of them.
 const USUAL_PEERS: f64 = 4.0;
+/// Fewer than so many peers do not tell that: one of them is slow, and the others are measured by it. Nor is it more than so
+/// many times as much, as variance: half of a group may be slow.
+const LEAST_SCATTER: f64 = 3.0;
+const MOST_SCATTER: f64 = 4.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
 /// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
@@ -242,8 +246,9 @@ impl Speed {
             let seen = (measured(&ratios).count() as f64 - 1.0).max(0.0);
             // How many times as much as usual its peers scatter now, by the middle one of them.
             let noise_now = |r: usize| match scatter.get(r) {
-                Some(middle) if !middle.is_nan() => {
-                    ((USUAL_PEERS + seen * middle / MEDIAN_OF_SQUARE) / (USUAL_PEERS + seen)).max(1.0)
+                Some(middle) if seen >= LEAST_SCATTER && !middle.is_nan() => {
+                    let times = (USUAL_PEERS + seen * middle / MEDIAN_OF_SQUARE) / (USUAL_PEERS + seen);
+                    times.clamp(1.0, MOST_SCATTER)
                 }
                 _ => 1.0,
             };
@@ -421,6 +426,29 @@ mod tests {
         assert!(deviance(0.01, true) > 20.0, "{}", deviance(0.01, true));
         assert!(deviance(1.0, false) > 20.0, "{}", deviance(1.0, false));
         assert!(deviance(1.0, true) < 0.4 * deviance(1.0, false), "{}", deviance(1.0, true));
+    }
+
+    #[test]
+    fn where_work_is_guessed_a_slow_rank_departs_beside_one_peer_and_two_beside_two() {
+        for (ranks, slow) in [(2, 1), (3, 1), (4, 2)] {
+            let (mut bins, mut dice) = (Bins::new(ranks, 0), Dice(7));
+            let mut speed = Speed::new(ranks, 0.3, Needed::All);
+            let none = vec![Pending::default(); ranks];
+            let mut last = Vec::new();
+            for s in 0..332 {
+                for r in 0..ranks {
+                    let takes = if r < slow && s >= 300 { 4.0 } else { 1.0 };
+                    let needed = f64::exp(0.2 * dice.normal()) / takes;
+                    bins.at(r, s as f64, |b| (b.needed, b.spent) = (needed, 1.0));
+                }
+                let seen = speed.examine(&bins.sums(s, 0), &none, &[], true);
+                if s < 300 {
+                    speed.learn(&seen.lesson);
+                }
+                last = seen.evidence;
+            }
+            assert!(last[..slow].iter().all(|e| e.deviance > 30.0), "{ranks} {last:?}");
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 
 use super::bins::Bins;
 use super::evidence::{Factor, Side};
-use super::harm::{Load, estimate};
+use super::impact::{Load, estimate};
 
 /// Over so many seconds loads are averaged; before that nothing is said.
 const SPAN: f64 = 600.0;
-/// An imbalance is worth telling from this harm on, as firings are by default ...
+/// An imbalance is worth telling from this impact on, as firings are by default ...
 const WORTH: f64 = 0.05;
 /// ... and is over below this one.
 const OVER: f64 = 0.025;
@@ -57,8 +57,8 @@ pub struct Uneven {
     /// Every rank's requests, running and waiting, on the mean.
     pub loads: Vec<f64>,
     /// The share of all requests that would be better off.
-    pub harm: f64,
-    /// From which harm on it is told.
+    pub impact: f64,
+    /// From which impact on it is told.
     pub worth: f64,
 }
 
@@ -66,6 +66,11 @@ impl Standing {
     pub fn new(ranks: usize) -> Self {
         let means = vec![Means::default(); ranks];
         Self { means, seconds: 0.0, first: None, last: i64::MIN, told: None }
+    }
+
+    /// Compares the ranks from now on: what a trouble that has become usual left is not from before anything was compared.
+    pub fn begin_anew(&mut self) {
+        *self = Self { last: self.last, ..Self::new(self.means.len()) };
     }
 
     /// Whether ranks were compared for long enough to say anything.
@@ -118,9 +123,9 @@ impl Standing {
         let rank = self.told.map(|told| told.0).or(most)?;
         let side = if apart(rank) > 0.0 { Side::High } else { Side::Low };
         let all: Vec<Load> = self.means.iter().map(|m| m.load).collect();
-        let harm = estimate(&all, &[rank], false).share;
+        let impact = estimate(&all, &[rank], false).share;
         let worth = if self.told.is_some() { OVER } else { WORTH };
-        if harm < worth || self.told.is_some_and(|told| told.1 != side) {
+        if impact < worth || self.told.is_some_and(|told| told.1 != side) {
             return None;
         }
         let sign = apart(rank).signum();
@@ -140,7 +145,16 @@ impl Standing {
         // What made it was known when it was told, and may be at its bound now.
         let is_explained = self.told.is_some() || sign * by >= DEPARTS.max(EXPLAINS * apart(rank).abs());
         let since = self.first? as f64;
-        is_explained.then(|| Uneven { rank, side, factor, times: by.exp(), since, loads, harm, worth: WORTH })
+        is_explained.then(|| Uneven {
+            rank,
+            side,
+            factor,
+            times: by.exp(),
+            since,
+            loads,
+            impact,
+            worth: WORTH,
+        })
     }
 
     /// The same of a ratio, which is not known of a rank that did nothing.

@@ -251,11 +251,11 @@ fn members(finding: &Finding, values: &[MemberValue]) -> String {
 /// ranks 4100 -> 3200`.
 fn impact(incident: &Incident) -> String {
     let mut parts: Vec<String> = Vec::new();
-    if let Some(harm) = incident.finding.harm.as_ref().filter(|harm| harm.requests >= 1.0) {
+    if let Some(impact) = incident.finding.impact.as_ref().filter(|impact| impact.requests >= 1.0) {
         parts.push(format!(
             "{} ({:.0} % of all) would be better off, were the load even",
-            counted(harm.requests.round() as usize, "request"),
-            harm.share * 100.0
+            counted(impact.requests.round() as usize, "request"),
+            impact.share * 100.0
         ));
     }
     let seen = incident.impact.as_ref();

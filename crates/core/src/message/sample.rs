@@ -59,7 +59,7 @@ pub fn sample(fired_at: Time) -> Incident {
             }),
             also: Vec::new(),
             symptoms: Vec::new(),
-            harm: None,
+            impact: None,
         },
         cause: Some(cause(fired_at)),
         impact: Some(impact(fired_at)),

@@ -200,8 +200,8 @@ fn a_message_after_the_first_tells_how_things_are_now_and_what_clients_notice() 
     let mut unknown = fired();
     unknown.impact = None;
     assert_eq!(message(&unknown, Update::Fired).facts.impact, "");
-    unknown.finding.harm =
-        Some(crate::finding::Harm { share: 0.42, requests: 30.6, reason: "excess".into() });
+    unknown.finding.impact =
+        Some(crate::finding::Impact { share: 0.42, requests: 30.6, reason: "excess".into() });
     assert_eq!(
         message(&unknown, Update::Fired).facts.impact,
         "31 requests (42 % of all) would be better off, were the load even"

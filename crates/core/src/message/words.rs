@@ -90,7 +90,7 @@ pub fn deviation(finding: &Finding) -> String {
             return format!("{rank}'s {things} is {}, {above} {}", figure(own), figure(*bound));
         }
         Statistic::Factors => {
-            let has_work = finding.harm.as_ref().is_none_or(|harm| harm.requests >= 1.0);
+            let has_work = finding.impact.as_ref().is_none_or(|impact| impact.requests >= 1.0);
             return departed(&rank, signal, finding.side, has_work);
         }
         _ => {}

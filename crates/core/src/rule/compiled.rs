@@ -96,7 +96,8 @@ impl CompiledRule {
             store.keep_in_order(probes[*probe].view);
         }
         let is_single = rule.trigger.conditions.len() == 1 && probes.len() == 1;
-        let allows_glances = is_single && detector_inputs.is_none() && !reads_factors;
+        let has_baseline = rule.trigger.conditions.iter().any(|c| c.above_baseline.is_some());
+        let allows_glances = is_single && detector_inputs.is_none() && !reads_factors && !has_baseline;
         let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
         let interval = if fires_at_once(&rule) { AT_ONCE_INTERVAL } else { EVALUATION_INTERVAL };
         Self {

@@ -11,7 +11,7 @@ use crate::factor::{
     self, Counters, Decode, Detector, Factor, Gauges, Mark, Nearest, Prefill, Progress, Reading, Settings,
     Taught,
 };
-use crate::finding::{Finding, Harm, Side, Symptom};
+use crate::finding::{Finding, Impact, Side, Symptom};
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
@@ -596,8 +596,8 @@ impl Told<'_> {
             side: side_of(s.side),
         };
         finding.symptoms = trouble.symptoms.iter().map(symptom).collect();
-        let factor::Harm { requests, share, reason } = trouble.harm;
-        finding.harm = Some(Harm { share, requests, reason: reason.word().into() });
+        let factor::Impact { requests, share, reason } = trouble.impact;
+        finding.impact = Some(Impact { share, requests, reason: reason.word().into() });
     }
 }
 
@@ -631,7 +631,7 @@ pub fn words_of(trouble: &factor::Incident) -> String {
         },
         (Factor::Room, _) => "has no room left for requests".into(),
         // By its last word it has nothing to do.
-        (Factor::Stuck, _) if trouble.harm.requests < 1.0 => "shows no sign of life while its peers do: its scheduler \
+        (Factor::Stuck, _) if trouble.impact.requests < 1.0 => "shows no sign of life while its peers do: its scheduler \
             process died or hangs, and requests that are sent to it wait for ever; look whether the process still runs, and at \
             its stacks with `py-spy dump --pid PID`"
             .into(),

@@ -36,7 +36,7 @@ pub(super) fn with_evidence(
     let (Some(finding), Some(numbers)) = (&mut change.finding, &change.numbers) else { return change };
     let condition = &compiled.rule.trigger.conditions[numbers.condition];
     let locates_itself = matches!(condition.statistic, Statistic::Departure)
-        || condition.statistic == Statistic::Factors && finding.harm.is_some();
+        || condition.statistic == Statistic::Factors && finding.impact.is_some();
     if !locates_itself {
         let (signal, span) = (condition.signal, (group.last_cleared, now));
         let found = onset_of(store, &group.labels, signal, &finding.rank, finding.side, span);

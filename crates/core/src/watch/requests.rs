@@ -200,7 +200,7 @@ impl Core {
     pub(super) fn note_usual_pause(&mut self, id: &IncidentId, now: Time) {
         let Some(active) = self.incidents.get_mut(id) else { return };
         let incident = &mut active.incident;
-        let has_work = incident.finding.harm.as_ref().is_none_or(|impact| impact.requests >= 1.0);
+        let has_work = incident.finding.impact.as_ref().is_none_or(|impact| impact.requests >= 1.0);
         if incident.found_stuck().is_some() && has_work {
             incident.usual_pause_s = self.engine.usual_pause_s(&incident.target, now);
         }

@@ -85,7 +85,7 @@ fn finding_of(uneven: &factor::Uneven, ranks: &[u16]) -> Finding {
             Some(format!(
                 "standing, its beginning is before the agent's first look: {} {what}; {:.0} % of all requests would be better off, were the load even",
                 rank_name(&rank),
-                100.0 * uneven.harm
+                100.0 * uneven.impact
             )),
         )
     }

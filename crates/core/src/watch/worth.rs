@@ -31,7 +31,7 @@ impl Core {
     ) -> bool {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
-        let Some(impact) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
+        let Some(impact) = active.incident.finding.impact.as_ref().map(|h| h.share) else { return false };
         let told = self.engine.told(&active.incident.target);
         // It seems to be over, or a rank hangs after all: such a window could not be ended.
         if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
@@ -56,7 +56,7 @@ impl Core {
         let engine = &self.engine;
         for active in self.incidents.firing_now_mut() {
             let finding = &mut active.incident.finding;
-            if finding.harm.is_none() {
+            if finding.impact.is_none() {
                 continue;
             }
             let Some(told) = engine.told(&active.incident.target) else { continue };
@@ -86,5 +86,5 @@ impl Core {
 
 /// How long after the firing its impact is looked at; zero where none is known.
 pub(super) fn look_of(active: &ActiveIncident) -> Duration {
-    if active.incident.finding.harm.is_some() { LOOK } else { Duration::ZERO }
+    if active.incident.finding.impact.is_some() { LOOK } else { Duration::ZERO }
 }

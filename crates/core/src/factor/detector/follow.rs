@@ -6,7 +6,7 @@ use super::{
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
-use crate::factor::harm::{Harm, estimate};
+use crate::factor::impact::{Impact, estimate};
 use crate::factor::incident::{Change, Incident, Symptom};
 use crate::factor::onset::Onset;
 
@@ -39,7 +39,7 @@ impl Detector {
         // More pressure, by pace: slower.
         let side = if test == Some(PRESSURE) && factor == Factor::Speed { side.opposite() } else { side };
         let symptoms = ranks.iter().map(|r| Symptom { rank: *r, factor, side, seen: now }).collect();
-        let harm = self.harm(&ranks, factor);
+        let impact = self.impact(&ranks, factor);
         Incident {
             id: 0,
             factor,
@@ -51,13 +51,13 @@ impl Detector {
             bound,
             effect: (test != Some(PRESSURE) && !is_of_stay).then_some(evidence.effect),
             window: evidence.window,
-            harm,
+            impact,
             symptoms,
             reblamed: 0,
         }
     }
 
-    fn harm(&self, ranks: &[usize], factor: Factor) -> Harm {
+    fn impact(&self, ranks: &[usize], factor: Factor) -> Impact {
         estimate(&self.loads, ranks, factor == Factor::Stuck)
     }
 
@@ -74,13 +74,15 @@ impl Detector {
         // Still open: what it may have left behind counts where the others' onsets are looked for.
         let (its, fresh) = self.sort_out(channel, front, candidates, moment);
         let Some(mut open) = self.open.take() else { return changes };
-        open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
+        open.incident.impact = self.impact(&open.incident.ranks, open.incident.factor);
         note_symptoms(&mut open.incident, &its, now);
-        open.note_deviance(&its);
+        if open.incident.factor != Factor::Stuck {
+            open.note_deviance(&its);
+        }
         if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
             changes.push(change);
         }
-        if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, now) {
+        if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
             changes.push(self.close(open, channel, moment));
             self.open = self.behind.pop();
         } else {
@@ -100,7 +102,7 @@ impl Detector {
     fn follow_behind(&mut self, channel: &mut Channel, moment: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
-            if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment.now) {
+            if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
                 changes.push(self.close(open, channel, moment));
             } else {
                 self.behind.push(open);
@@ -110,8 +112,12 @@ impl Detector {
     }
 
     /// Whether a trouble is so old that it is what is usual now. That a rank with work stands still never is.
-    fn is_standing(&self, open: &Open, channel: &Channel, now: f64) -> bool {
-        open.incident.factor != Factor::Stuck
+    fn is_standing(&self, open: &Open, channel: &Channel, moment: Moment) -> bool {
+        // What an agent before this one found is usual once this one has seen enough of it.
+        let is_seen = !open.is_unseen && moment.newest - STANDS_FOR >= channel.bins.oldest();
+        let now = moment.now;
+        is_seen
+            && open.incident.factor != Factor::Stuck
             && now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
     }
 
@@ -122,7 +128,11 @@ impl Detector {
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
             self.since = newest + 1;
+            if self.behind.is_empty() && self.open.is_none() {
+                channel.relearn_shares(newest, STANDS_FOR);
+            }
             channel.take_for_usual(&incident.ranks, newest, STANDS_FOR);
+            self.standing.begin_anew();
             return Change::Standing(incident);
         }
         if has_moved_requests(channel, &incident, newest) {
@@ -235,9 +245,9 @@ impl Open {
             let part = incident.window as f64 / seen.window.max(incident.window).max(1) as f64;
             is_it.then_some(seen.deviance * part)
         };
-        if let Some(now) = candidates.iter().filter_map(of_it).max_by(f64::total_cmp) {
-            incident.deviance = now;
-        }
+        let now = candidates.iter().filter_map(of_it).max_by(f64::total_cmp);
+        // What is no candidate departs by less than its bound.
+        incident.deviance = now.unwrap_or(incident.deviance.min(incident.bound));
     }
 
     /// Another rank or factor is to blame after all: everything that is told of the trouble is of that one.

@@ -4,7 +4,7 @@ use super::{
     COUNTERS, Detector, GAUGES, LINES, QUALITY, RESERVE_PATIENCE, SOURCE_PATIENCE, WARM_UP, WORK_COUNTERS,
 };
 use crate::factor::channel::Channel;
-use crate::factor::harm::Load;
+use crate::factor::impact::Load;
 use crate::factor::intake::{Came, Meaning};
 use crate::factor::observation::{Counters, Gauges, Observation, Reading};
 

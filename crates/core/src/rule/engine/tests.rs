@@ -86,7 +86,9 @@ fn first_firing(rule: Rule) -> Change {
 #[test]
 fn what_is_usual_is_learned_while_everything_is_within_its_bound() {
     let queue = Condition { above_baseline: Some(1.3), ..condition(catalog::QUEUE_REQS, 1.3) };
-    let fired = first_firing(any_of(vec![queue]));
+    let mut rule = any_of(vec![queue]);
+    rule.clear.conditions = vec![condition(catalog::QUEUE_REQS, 1.3)];
+    let fired = first_firing(rule);
     let after = fired.at.since(Time::from_epoch_s(START)).as_secs_f64();
     assert!((60.0..65.0).contains(&after), "a minute is learned first: {after}");
 }

@@ -227,7 +227,7 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
 
 #[test]
 fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
-    let harm = factor::Harm { requests: 0.0, share: 0.0, reason: factor::Reason::Little };
+    let impact = factor::Impact { requests: 0.0, share: 0.0, reason: factor::Reason::Little };
     let trouble = |side, effect: f64| factor::Incident {
         id: 1,
         factor: Factor::Share,
@@ -239,7 +239,7 @@ fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
         bound: 10.0,
         effect: Some(effect),
         window: 8,
-        harm,
+        impact,
         symptoms: Vec::new(),
         reblamed: 0,
     };

@@ -1,4 +1,4 @@
-//! Harm: what a trouble costs the clients, which decides whether a window is spent on it.
+//! Impact: what a trouble costs the clients, which decides whether a window is spent on it.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ impl Reason {
 
 /// How much a trouble hurts at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Harm {
+pub struct Impact {
     /// Requests that would be better off, were the load even.
     pub requests: f64,
     /// The same as a share of all requests, 0 to 1.
@@ -55,8 +55,8 @@ pub struct Harm {
 /// A cache this full has no room.
 const FULL: f64 = 0.95;
 
-/// Estimates the harm of a trouble on `blamed`.
-pub fn estimate(loads: &[Load], blamed: &[usize], is_frozen: bool) -> Harm {
+/// Estimates the impact of a trouble on `blamed`.
+pub fn estimate(loads: &[Load], blamed: &[usize], is_frozen: bool) -> Impact {
     let all = |f: fn(&Load) -> f64| loads.iter().map(f).sum::<f64>();
     let total = all(|l| l.running + l.waiting);
     let theirs: f64 = blamed.iter().filter_map(|r| loads.get(*r)).map(|l| l.running + l.waiting).sum();
@@ -73,7 +73,7 @@ pub fn estimate(loads: &[Load], blamed: &[usize], is_frozen: bool) -> Harm {
         () if fair - theirs >= 1.0 => (fair - theirs, Reason::Unused),
         () => (0.0, Reason::Little),
     };
-    Harm { requests, share: if total > 0.0 { (requests / total).min(1.0) } else { 0.0 }, reason }
+    Impact { requests, share: if total > 0.0 { (requests / total).min(1.0) } else { 0.0 }, reason }
 }
 
 #[cfg(test)]
@@ -86,9 +86,9 @@ mod tests {
 
     #[test]
     fn a_queue_on_one_rank_beside_idle_peers_is_harm() {
-        let harm = estimate(&[load(60.0, 20.0), load(20.0, 0.0)], &[0], false);
-        assert_eq!(harm.reason, Reason::QueueBesideRoom);
-        assert_eq!(harm.requests, 30.0);
+        let impact = estimate(&[load(60.0, 20.0), load(20.0, 0.0)], &[0], false);
+        assert_eq!(impact.reason, Reason::QueueBesideRoom);
+        assert_eq!(impact.requests, 30.0);
     }
 
     #[test]
