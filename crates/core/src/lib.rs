@@ -1,5 +1,6 @@
 //! Everything that skewtrap decides: no clock, no file, no task, no socket. `now` is an argument of
 //! every decision, so what runs live runs on a recording, in simulated time, byte for byte the same.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod capture;
 pub mod cause;
