@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::metrics::Trouble;
@@ -194,33 +194,30 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     Json(by_id.into_values().rev().collect())
 }
 
-/// An incident, and where to look first.
-#[derive(Debug, Serialize)]
-pub(super) struct WithNext {
-    #[serde(flatten)]
-    incident: Incident,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<&'static str>,
-}
-
-impl From<Incident> for WithNext {
-    fn from(incident: Incident) -> Self {
-        Self { next: next_step(&incident), incident }
+/// An incident as JSON, with where to look first. The text is put together: another way to write so large a type would make
+/// the program a tenth of a megabyte larger.
+fn with_next(incident: &Incident) -> Result<Response, ApiError> {
+    let failed =
+        |error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written: {error}"));
+    let mut json = serde_json::to_string(incident).map_err(failed)?;
+    if let Some(next) = next_step(incident) {
+        json.pop();
+        json += &format!(",\"next\":{}}}", serde_json::to_string(next).map_err(failed)?);
     }
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 pub(super) async fn incident(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-) -> Result<Json<WithNext>, ApiError> {
+) -> Result<Response, ApiError> {
     let status = shared.agent().await;
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
-        return Ok(Json(incident.clone().into()));
+        return with_next(incident);
     }
     let dir = shared.incident_dir.clone();
     let name = id.clone();
     let stored = crate::world::blocking(move || files::incident(&dir, &name)).await.ok().flatten();
-    stored
-        .map(|stored| Json(stored.into()))
-        .ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}")))
+    let missing = || ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}"));
+    with_next(&stored.ok_or_else(missing)?)
 }
