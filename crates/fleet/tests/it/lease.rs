@@ -1,8 +1,11 @@
 //! Agents that take turns by the lease in a store: a folder, and a real S3 server where there is one.
 
+use std::time::Duration;
+
 use skewtrap_core::capture::governor::Budget;
 use skewtrap_fleet::Store;
 use skewtrap_fleet::lease::PoolLease;
+use skewtrap_trace::time::Time;
 
 use crate::support::{Moto, client, environment};
 use crate::turns::{intent, taken, turns_of_many};
