@@ -29,10 +29,11 @@ const CROWDING_POWER: f64 = 2.0;
 /// Where work is guessed, its noise comes and goes (a crowd, a server near saturation), for all ranks alike: what their
 /// peers show now counts beside what was learned, which weighs as much as so many of them.
 const USUAL_PEERS: f64 = 4.0;
-/// Fewer than so many peers do not tell that: one of them is slow, and the others are measured by it. Nor is it more than so
-/// many times as much, as variance: half of a group may be slow.
-const LEAST_SCATTER: f64 = 3.0;
-const MOST_SCATTER: f64 = 4.0;
+/// Fewer than so many peers do not tell that: one of them is slow, and the others are measured by it. Of a few it is not believed
+/// to be more than so many times as much, as variance: half of a small group may be slow.
+const LEAST_PEERS: f64 = 3.0;
+const FEW_PEERS: f64 = 6.0;
+const MOST_SCATTER_OF_FEW: f64 = 4.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
 /// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
@@ -246,9 +247,10 @@ impl Speed {
             let seen = (measured(&ratios).count() as f64 - 1.0).max(0.0);
             // How many times as much as usual its peers scatter now, by the middle one of them.
             let noise_now = |r: usize| match scatter.get(r) {
-                Some(middle) if seen >= LEAST_SCATTER && !middle.is_nan() => {
+                Some(middle) if seen >= LEAST_PEERS && !middle.is_nan() => {
+                    let most = if seen < FEW_PEERS { MOST_SCATTER_OF_FEW } else { f64::INFINITY };
                     let times = (USUAL_PEERS + seen * middle / MEDIAN_OF_SQUARE) / (USUAL_PEERS + seen);
-                    times.clamp(1.0, MOST_SCATTER)
+                    times.clamp(1.0, most)
                 }
                 _ => 1.0,
             };
