@@ -40,3 +40,41 @@ pub fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::R
     };
     Record::new("agent".into(), incident)
 }
+
+/// An attempt at the first window of the incident `i1`, in the first second of all.
+#[cfg(test)]
+pub fn attempt_of_a_test(id: &str) -> skewtrap_core::capture::governor::Attempt {
+    skewtrap_core::capture::governor::Attempt {
+        id: id.into(),
+        rule: "dp-load-skew".into(),
+        target: "server".into(),
+        group: "server".into(),
+        incident: "i1".into(),
+        firing: String::new(),
+        at: skewtrap_trace::time::Time::default(),
+        times_bound: 1.0,
+        over_at: None,
+        end: None,
+    }
+}
+
+/// What is asked of a server for a window on DP0 that must be stopped at once.
+#[cfg(test)]
+pub fn request_of_a_test() -> skewtrap_core::capture::plan::StartRequest {
+    use skewtrap_core::capture::{facts, line, plan, preflight};
+    plan::StartRequest {
+        engine: facts::ServerKind::Sglang,
+        body: None,
+        marks: line::Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
+        folder: None,
+        form: plan::Form::Plain,
+        ranks: preflight::Ranks { busy: vec![skewtrap_trace::rank::Rank::dp(0)], idle: Vec::new() },
+        deadline: std::time::Duration::ZERO,
+        hold: None,
+        until_cleared: false,
+        writes_files: true,
+        merges: false,
+        notes: Vec::new(),
+        sizing: None,
+    }
+}

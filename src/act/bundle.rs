@@ -276,7 +276,7 @@ impl Bundles {
 
     /// The record of a bundle of this agent.
     pub fn read(&self, incident: &str) -> Option<Record> {
-        record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
+        self.there(incident).ok().flatten()
     }
 
     /// The same, told from a record that cannot be read.

@@ -200,24 +200,14 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::attempt_of_a_test;
     use skewtrap_core::capture::CommandWindow;
 
     #[test]
     fn a_window_is_expected_to_cost_the_pool_what_the_windows_before_it_did() {
         let time_limit = Duration::from_secs(7);
         let method = CaptureMethod::Command(CommandWindow { argv: Vec::new(), time_limit });
-        let attempt = Attempt {
-            id: "i1/1".into(),
-            rule: "r".into(),
-            target: "server".into(),
-            group: "server".into(),
-            incident: "i1".into(),
-            firing: String::new(),
-            at: Time::default(),
-            times_bound: 1.0,
-            over_at: None,
-            end: None,
-        };
+        let attempt = attempt_of_a_test("i1/1");
         let before = Estimate { stalled: Duration::from_secs(3), bytes: 1 << 30 };
         let wanted = Wanted { attempt: &attempt, method: &method, instance: None, before };
         assert_eq!(wanted.expected(), (time_limit, before));

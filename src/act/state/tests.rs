@@ -3,25 +3,18 @@
 use std::time::Duration;
 
 use super::*;
-use crate::act::record_of_a_test;
-use skewtrap_core::capture::line::Marks;
-use skewtrap_core::capture::plan::{Form, StartRequest};
+use crate::act::{attempt_of_a_test, record_of_a_test, request_of_a_test};
+use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::capture::preflight::Ranks;
 use skewtrap_core::capture::window::Stops;
 use skewtrap_trace::rank::Rank;
 
 fn attempt(id: &str, s: f64) -> Attempt {
     Attempt {
-        id: id.into(),
-        rule: "dp-load-skew".into(),
-        target: "server".into(),
-        group: "server".into(),
-        incident: "i1".into(),
         firing: "dp_rank=2 high".into(),
         at: Time::from_epoch_s(s),
         times_bound: 1.5,
-        over_at: None,
-        end: None,
+        ..attempt_of_a_test(id)
     }
 }
 
@@ -31,19 +24,11 @@ fn window(attempt: &str) -> OpenWindow {
         incident: "i1".into(),
         target: "server".into(),
         method: OpenMethod::Http(StartRequest {
-            engine: skewtrap_core::capture::facts::ServerKind::Sglang,
             body: Some(serde_json::json!({"num_steps": 10})),
-            marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
-            folder: None,
-            form: Form::Plain,
             ranks: Ranks { busy: vec![Rank::dp(1)], idle: vec![Rank::dp(0)] },
             deadline: Duration::from_secs(5),
-            hold: None,
-            until_cleared: false,
-            writes_files: true,
-            merges: false,
             notes: vec!["DP0 had no work when the window opened".into()],
-            sizing: None,
+            ..request_of_a_test()
         }),
         sent_at: Time::from_epoch_s(10.0),
         granted: false,

@@ -56,19 +56,7 @@ pub(in crate::agent) fn start(
     supervisor: &Supervisor,
 ) -> Pool {
     let (asks, asked) = mpsc::channel(WAITING);
-    let keeper = Keeper {
-        budget,
-        steady: Clock::start().steady(),
-        lease: None,
-        measured: None,
-        held: BTreeSet::new(),
-        returns: Vec::new(),
-        unfound: Vec::new(),
-        servers,
-        state: state.clone(),
-        metrics: metrics.clone(),
-        config,
-    };
+    let keeper = Keeper::new(config, budget, servers, state.clone(), metrics.clone());
     supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
     Pool { asks }
 }
@@ -108,6 +96,28 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn new(
+        config: StoreConfig,
+        budget: Budget,
+        servers: Vec<(String, Server)>,
+        state: State,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            config,
+            budget,
+            steady: Clock::start().steady(),
+            lease: None,
+            measured: None,
+            held: BTreeSet::new(),
+            returns: Vec::new(),
+            unfound: Vec::new(),
+            servers,
+            state,
+            metrics,
+        }
+    }
+
     async fn run(mut self, mut asked: mpsc::Receiver<Ask>, cancel: CancellationToken) {
         self.look_at_clocks().await;
         self.find(None).await;
@@ -482,32 +492,21 @@ impl Known<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skewtrap_core::capture::governor::Attempt;
+    use crate::act::attempt_of_a_test;
     use skewtrap_trace::time::Time;
 
     fn keeper(bucket: &Path, state: &State) -> Keeper {
-        Keeper {
-            config: StoreConfig {
-                address: format!("file://{}", bucket.display()),
-                pool: "p".into(),
-                on_lease_loss: OnLeaseLoss::Refuse,
-                lease: None,
-                rate: None,
-                keep_local: None,
-                raw: false,
-                secrets: false,
-            },
-            budget: Budget::default(),
-            steady: Clock::start().steady(),
+        let config = StoreConfig {
+            address: format!("file://{}", bucket.display()),
+            pool: "p".into(),
+            on_lease_loss: OnLeaseLoss::Refuse,
             lease: None,
-            measured: None,
-            held: BTreeSet::new(),
-            returns: Vec::new(),
-            unfound: Vec::new(),
-            servers: Vec::new(),
-            state: state.clone(),
-            metrics: Arc::default(),
-        }
+            rate: None,
+            keep_local: None,
+            raw: false,
+            secrets: false,
+        };
+        Keeper::new(config, Budget::default(), Vec::new(), state.clone(), Arc::default())
     }
 
     fn intent(attempt: &str) -> Intent {
@@ -547,18 +546,7 @@ mod tests {
         let elsewhere = Intent { host: "another".into(), ..here.clone() };
         assert_eq!(end_of(&state, &here).await, Some(WindowEnd::default()));
         assert_eq!(end_of(&state, &elsewhere).await, None, "a copy of the state knows nothing of it");
-        let attempt = Attempt {
-            id: "i1/1".into(),
-            rule: "r".into(),
-            target: "server".into(),
-            group: "server".into(),
-            incident: "i1".into(),
-            firing: String::new(),
-            at: Time::default(),
-            times_bound: 1.0,
-            over_at: None,
-            end: None,
-        };
+        let attempt = attempt_of_a_test("i1/1");
         let method = crate::act::state::OpenMethod::Command { group: None };
         let window = crate::act::state::OpenWindow::of(&attempt, method, Time::default());
         state.begin(&attempt, &window, None).expect("written");

@@ -406,32 +406,10 @@ mod tests {
     use super::*;
     use crate::act::nsys::Nsys;
     use crate::act::state::OpenMethod;
+    use crate::act::{attempt_of_a_test, request_of_a_test};
     use crate::http::client::client;
-    use skewtrap_core::capture::facts::ServerKind;
     use skewtrap_core::capture::governor::Attempt;
-    use skewtrap_core::capture::line::Marks;
-    use skewtrap_core::capture::plan::Form;
-    use skewtrap_core::capture::preflight::Ranks;
     use skewtrap_core::capture::window::Visibility;
-
-    /// A window of one rank, on a server at which nobody listens, that must be stopped at once.
-    fn request() -> StartRequest {
-        StartRequest {
-            engine: ServerKind::Sglang,
-            body: None,
-            marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
-            folder: None,
-            form: Form::Plain,
-            ranks: Ranks { busy: vec![Rank::dp(0)], idle: Vec::new() },
-            deadline: Duration::ZERO,
-            hold: None,
-            until_cleared: false,
-            writes_files: true,
-            merges: false,
-            notes: Vec::new(),
-            sizing: None,
-        }
-    }
 
     #[tokio::test]
     async fn the_next_agent_knows_which_stops_were_sent() {
@@ -447,25 +425,15 @@ mod tests {
             logs: Vec::new(),
             nsys: Nsys::new("nsys"),
         };
-        let attempt = Attempt {
-            id: "a1".into(),
-            rule: "dp-load-skew".into(),
-            target: "server".into(),
-            group: "server".into(),
-            incident: "i1".into(),
-            firing: String::new(),
-            at: clock.now(),
-            times_bound: 1.0,
-            over_at: None,
-            end: None,
-        };
-        let open = OpenWindow::of(&attempt, OpenMethod::Http(request()), clock.now());
+        let attempt = Attempt { at: clock.now(), ..attempt_of_a_test("a1") };
+        let open = OpenWindow::of(&attempt, OpenMethod::Http(request_of_a_test()), clock.now());
         state.begin(&attempt, &open, None).expect("it is written");
-        let (window, _) = Window::start(&request(), Visibility { log: true, files: false }, clock.now());
+        let (window, _) =
+            Window::start(&request_of_a_test(), Visibility { log: true, files: false }, clock.now());
         let (status, _) =
             watch::channel(Status { phase: window.phase(), distrust: Distrust::opened(clock.now()) });
         let log = Log::from_now(Vec::new()).await;
-        let run = Run::new(&target, &request(), window, open, state.clone(), (clock, log), status);
+        let run = Run::new(&target, &request_of_a_test(), window, open, state.clone(), (clock, log), status);
         run.handle(&Event::StartAnswered(Answer::Ok));
         run.handle(&Event::Tick);
         let stops_noted = || {

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::stage;
 use crate::support::stage::{Stage, config};
 use crate::support::traces::{Rank, Style, write};
+use crate::support::{request, stage};
 use serde_json::Value;
 use skewtrap::act::lease::{self, Holder};
 use skewtrap::act::profile;
@@ -17,11 +17,7 @@ use skewtrap::demo::sglang::{Config, Faults, World};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
-use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
-use skewtrap_core::capture::line::Marks;
-use skewtrap_core::capture::plan::{Form, StartRequest};
-use skewtrap_core::capture::preflight::Ranks;
 use skewtrap_core::capture::window::Answer;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::incident::{CaptureOutcome, Record, StoredCapture};
@@ -522,7 +518,11 @@ async fn a_window_on_a_server_that_is_no_target_any_more_is_given_up_once_nothin
         let dir = tempfile::tempdir().unwrap();
         let (store, mut window, record) = second_left_open(dir.path());
         window.sent_at = store.clock.now() - age;
-        window.method = OpenMethod::Http(request());
+        window.method = OpenMethod::Http(request::of_steps(
+            "i1",
+            vec![skewtrap_trace::rank::Rank::dp(0)],
+            Duration::from_secs(30),
+        ));
         window.log_from = has_log.then_some(0);
         store.state.update(&window).unwrap();
         let cancel = tokio_util::sync::CancellationToken::new();
@@ -538,25 +538,6 @@ async fn a_window_on_a_server_that_is_no_target_any_more_is_given_up_once_nothin
             store.state.release(store.clock.now() + seconds(1), None).unwrap();
             assert!(store.state.open_windows().unwrap().is_empty());
         }
-    }
-}
-
-/// What was asked of a server that is gone.
-fn request() -> StartRequest {
-    StartRequest {
-        engine: ServerKind::Sglang,
-        body: None,
-        marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
-        folder: None,
-        form: Form::Exact,
-        ranks: Ranks { busy: vec![skewtrap_trace::rank::Rank::dp(0)], idle: Vec::new() },
-        deadline: Duration::from_secs(30),
-        hold: None,
-        until_cleared: false,
-        writes_files: true,
-        merges: false,
-        notes: Vec::new(),
-        sizing: None,
     }
 }
 

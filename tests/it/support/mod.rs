@@ -7,6 +7,7 @@ pub mod comparison;
 pub mod kubernetes;
 pub mod nsys;
 pub mod receiver;
+pub mod request;
 pub mod stage;
 pub mod traces;
 pub mod watch;

@@ -172,10 +172,9 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
             (false, _) => publishes_no_more(told),
         });
     }
-    let (generated, covered) = member.generated(case.lately());
-    let computed = member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0;
+    let (tokens, covered) = done_lately(case, member);
     let has_counter = member.has(catalog::DECODE_TOKENS);
-    let stands = has_counter && covered >= 1.9 && generated + computed == 0.0 && last >= 1.0;
+    let stands = has_counter && covered >= 1.9 && tokens == 0.0 && last >= 1.0;
     if stands && do_peers_work(case) {
         return Some(Found::new(CauseKind::Stuck, true, words::stands_still(last)));
     }
@@ -185,17 +184,20 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
         .then(|| publishes_no_more(words::last_told(member.published, last, usual)))
 }
 
+/// The tokens that a member generated and computed lately, and how many seconds of that were seen.
+fn done_lately(case: &Case<'_>, member: &Member) -> (f64, f64) {
+    let (generated, covered) = member.generated(case.lately());
+    (generated + member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0, covered)
+}
+
 /// Whether most peers that have work did some of it lately, or none has any: a page goes on telling of ranks that all wait for
 /// one thing.
 fn do_peers_work(case: &Case<'_>) -> bool {
     let has_work = |m: &Member| m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0) >= 1.0;
-    let did_some = |m: &Member| {
-        m.generated(case.lately()).0 + m.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0 > 0.0
-    };
     let (mut busy, mut moving) = (0, 0);
     for (_, peer) in case.peers().filter(|(_, peer)| has_work(peer)) {
         busy += 1;
-        moving += usize::from(did_some(peer));
+        moving += usize::from(done_lately(case, peer).0 > 0.0);
     }
     moving * 2 >= busy
 }

@@ -89,8 +89,7 @@ impl Work {
         let material = if is_held { MATERIAL_HELD } else { MATERIAL };
         for (w, window, sum) in sums.windows() {
             for (mean, sum) in means.iter_mut().zip(sum) {
-                let n = sum.admitted;
-                *mean = if n >= FEWEST { self.of(sum) / n } else { f64::NAN };
+                *mean = self.mean(sum);
             }
             let peers = peers.of(&means);
             // The peers' middle rests on their requests as the rank's mean does on its own.
@@ -135,6 +134,11 @@ impl Work {
         }
     }
 
+    /// The mean logarithm of a request's tokens in `sum`; NaN where too few came to tell.
+    fn mean(&self, sum: &Bin) -> f64 {
+        if sum.admitted >= FEWEST { self.of(sum) / sum.admitted } else { f64::NAN }
+    }
+
     /// Learns how the tokens of a request scatter, from the logarithm of those of so many that `rank` told `together`.
     pub fn hear(&mut self, rank: usize, together: f64, logarithm: f64) {
         self.batches.learn(together, logarithm - self.usual[rank]);
@@ -142,8 +146,7 @@ impl Work {
 
     /// What the requests of `ranks` bring in `sums` is usual from now on.
     pub fn take_for_usual(&mut self, ranks: &[usize], sums: &[Bin]) {
-        let mean = |sum: &Bin| if sum.admitted >= FEWEST { self.of(sum) / sum.admitted } else { f64::NAN };
-        let means: Vec<f64> = sums.iter().map(mean).collect();
+        let means: Vec<f64> = sums.iter().map(|sum| self.mean(sum)).collect();
         let mut peers = PeerMedians::default();
         let peers = peers.of(&means);
         for &rank in ranks {

@@ -5,16 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::request;
 use proptest::prelude::*;
 use skewtrap::act::state::{OpenMethod, OpenWindow, State};
 use skewtrap_core::capture::Limits;
-use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::{
     Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, QUIET, decide,
 };
-use skewtrap_core::capture::line::{Marks, ProfileLine};
-use skewtrap_core::capture::plan::{Form, StartRequest};
-use skewtrap_core::capture::preflight::Ranks;
+use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::capture::window::{Answer, Event, LeftBehind, Output, Visibility, Window};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -231,7 +230,7 @@ impl Play {
             prop_assert!(is_released, "granted beside an open window: {:?}", live.request.marks);
         }
         self.came.granted += 1;
-        let request = request(&incident);
+        let request = request::of_steps(&incident, vec![Rank::dp(0), Rank::dp(1)], DEADLINE);
         let attempt = Attempt {
             id: incident.clone(),
             rule: "r".into(),
@@ -461,23 +460,5 @@ const fn is_seen(event: &Event, sees: Visibility) -> bool {
         Event::Log { .. } => sees.log,
         Event::File { .. } => sees.files,
         _ => true,
-    }
-}
-
-fn request(incident: &str) -> StartRequest {
-    StartRequest {
-        engine: ServerKind::Sglang,
-        body: None,
-        marks: Marks { dir: Some(format!("/p/skewtrap-{incident}")), prefix: None, id: None },
-        folder: None,
-        form: Form::Exact,
-        ranks: Ranks { busy: vec![Rank::dp(0), Rank::dp(1)], idle: Vec::new() },
-        deadline: DEADLINE,
-        hold: None,
-        until_cleared: false,
-        writes_files: true,
-        merges: false,
-        notes: Vec::new(),
-        sizing: None,
     }
 }

@@ -76,9 +76,7 @@ impl Detector {
         let Some(mut open) = self.open.take() else { return changes };
         open.incident.impact = self.impact(&open.incident.ranks, open.incident.factor);
         note_symptoms(&mut open.incident, &its, now);
-        if open.incident.factor != Factor::Stuck {
-            open.note_deviance(&its);
-        }
+        open.note_deviance(&its);
         if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
             changes.push(change);
         }
@@ -236,9 +234,12 @@ impl Detector {
 
 impl Open {
     /// How far it departs now. The same departure shows in ever longer windows the longer it lasts, so what is compared is
-    /// as many seconds of it as it was found in.
+    /// as many seconds of it as it was found in. That a rank hangs has no degrees.
     fn note_deviance(&mut self, candidates: &[Candidate]) {
         let incident = &mut self.incident;
+        if incident.factor == Factor::Stuck {
+            return;
+        }
         let of_it = |c: &Candidate| {
             let (factor, test, seen, _) = c.told();
             let is_it = (factor, test) == (incident.factor, self.test) && incident.ranks.contains(&c.rank);
