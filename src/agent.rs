@@ -44,13 +44,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
-use self::awaited::Awaited;
-use self::begin::Begun;
+use self::awaited::AwaitingDisk;
+use self::begin::StartedAgent;
 use self::capture::{CaptureStore, Taken};
 use self::cost::Meter;
 use self::notifier::Notifier;
 use self::plan::{Plan, TargetPlan};
-pub use self::supervise::Aside;
+pub use self::supervise::BackgroundRuntime;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
 use crate::act::bundle::Bundles;
@@ -59,8 +59,8 @@ use crate::act::state::State;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::Server;
-use crate::observe::effort::{Effort, Stage};
-use crate::observe::outlet::{Haste, Seen};
+use crate::observe::effort::{SourceCounters, Stage};
+use crate::observe::sender::{ImmediateFlush, ObservationBatch};
 use crate::serve::Command;
 use crate::serve::metrics::Metrics;
 use crate::serve::published::Publisher;
@@ -205,7 +205,7 @@ type StartStore = Box<dyn FnOnce(&Bundles, &State) -> Option<pool::Pool> + Send>
 pub struct Agent {
     watch: Watch,
     /// The disk of the state, where it has not answered yet.
-    awaited: Option<Awaited>,
+    awaited: Option<AwaitingDisk>,
     clock: Clock,
     targets: Vec<TargetPlan>,
     store: CaptureStore,
@@ -224,8 +224,8 @@ pub struct Agent {
     started: Time,
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
-    effort: Arc<Effort>,
-    haste: Haste,
+    effort: Arc<SourceCounters>,
+    immediate: ImmediateFlush,
     /// How each probe is told that a source lost its server, in the order of the targets.
     probes: Vec<Arc<Notify>>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
@@ -269,7 +269,7 @@ pub struct Run {
     pub serves: bool,
     /// Where windows, deliveries and the API run, so that they do not wait for the loop; `None`: beside it
     /// on the same runtime.
-    pub aside: Option<Handle>,
+    pub background: Option<Handle>,
 }
 
 /// Runs until cancelled; then closes what is open.
@@ -278,7 +278,7 @@ pub struct Run {
 /// The state cannot be opened: another agent has it, or it is broken. Where a folder cannot be written
 /// the watching goes on without windows.
 pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
-    let Begun { mut agent, mut inputs, archivist, mut effects } = begin::begin(plan, run).await?;
+    let StartedAgent { mut agent, mut inputs, archivist, mut effects } = begin::begin(plan, run).await?;
     let ended = agent.go_on(&mut inputs, &mut effects).await;
     agent.save_what_goes_on();
     agent.stop(&mut inputs).await;
@@ -303,7 +303,7 @@ struct Inputs {
     requests: mpsc::Receiver<Command>,
     inbox: mpsc::Receiver<AgentEvent>,
     /// What the sources saw.
-    sees: mpsc::Receiver<Seen>,
+    sees: mpsc::Receiver<ObservationBatch>,
 }
 
 impl Agent {
@@ -344,7 +344,7 @@ impl Agent {
                 Some(seen) = inputs.sees.recv() => self.observed(&seen, effects),
             }
             self.carry_out(effects);
-            self.haste.set(self.is_in_haste());
+            self.immediate.set(self.is_immediate());
         }
     }
 }
@@ -358,7 +358,7 @@ impl Agent {
     }
 
     /// Whether a line matters at once: it may fire a rule, or open or close a window.
-    fn is_in_haste(&self) -> bool {
+    fn is_immediate(&self) -> bool {
         self.watch.fires_at_once() || !self.running.is_empty() || !self.closing.is_empty()
     }
 
@@ -379,7 +379,7 @@ impl Agent {
     }
 
     /// A source saw something, which is evaluated together. Its bytes count until it is taken in.
-    fn observed(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+    fn observed(&mut self, seen: &ObservationBatch, effects: &mut Vec<Effect>) {
         seen.observations.iter().for_each(|seen| self.lose_unanswering(seen, effects));
         let now = self.clock.now();
         self.effort.count(Stage::Parse, || {

@@ -165,15 +165,15 @@ impl Format {
 
 /// The command line or a file is wrong: exit status 2.
 #[derive(Debug)]
-pub struct Wrong(String);
+pub struct UsageError(String);
 
-impl fmt::Display for Wrong {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for UsageError {}
 
 /// Parses the address of a server on the command line.
 ///
@@ -191,7 +191,7 @@ pub fn server_url(text: &str) -> Result<String, String> {
 
 /// An error that makes the exit status 2.
 pub fn wrong(message: &str) -> anyhow::Error {
-    Wrong(message.to_owned()).into()
+    UsageError(message.to_owned()).into()
 }
 
 /// Prints an error chain as sentences on standard error; the exit status is 2 when the command
@@ -202,7 +202,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     anstream::eprintln!("error: {}", clean(&format!("{error:#}")));
-    ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
+    ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
 }
 
 /// A line of an error is cut off behind so many bytes.

@@ -18,7 +18,7 @@ use skewtrap_trace::time::Time;
 
 /// The result of a sweep.
 #[derive(Debug, Default)]
-pub struct Swept {
+pub struct SweepResult {
     /// Incidents whose bundle was deleted.
     pub deleted: Vec<String>,
     /// Paths that could not be deleted, with the reason.
@@ -30,9 +30,9 @@ pub struct Swept {
 }
 
 /// Deletes the bundles that `keep` does not allow, so that a further window of `incoming` bytes fits.
-pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, incoming: u64, now: Time) -> Swept {
+pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, incoming: u64, now: Time) -> SweepResult {
     let mut found = folders(bundles.root(), agent);
-    let mut swept = Swept::default();
+    let mut swept = SweepResult::default();
     let is_half_deleted = |f: &KeptBundle| deletion_path(bundles, &f.incident).exists();
     let half_deleted: Vec<String> =
         found.iter().filter(|f| is_half_deleted(f)).map(|f| f.incident.clone()).collect();
@@ -53,7 +53,7 @@ fn delete(
     agent: &str,
     which: Vec<String>,
     found: &mut Vec<KeptBundle>,
-    swept: &mut Swept,
+    swept: &mut SweepResult,
 ) {
     for incident in which {
         match remove(bundles, &incident, agent) {

@@ -69,7 +69,7 @@ impl Opening {
 }
 
 /// What is needed when the disk answers.
-pub(super) struct Awaited {
+pub(super) struct AwaitingDisk {
     pub(super) opening: Opening,
     /// The core's part as it was configured last, without a ledger.
     pub(super) setup: Setup,
@@ -82,7 +82,7 @@ pub(super) struct Awaited {
     pub(super) start_store: StartStore,
 }
 
-impl Awaited {
+impl AwaitingDisk {
     /// The folders are there: whatever waits for them begins. Gives the lease of the pool, where there is a store.
     pub(super) fn begin(self, bundles: &Bundles, state: &State, token: Option<Secret>) -> Option<Pool> {
         let pool = (self.start_store)(bundles, state);
@@ -97,7 +97,7 @@ impl Awaited {
 }
 
 /// Until the disk answers that the agent waits for; for ever where it waits for none.
-pub(super) async fn opened(awaited: &mut Option<Awaited>) -> anyhow::Result<Opened> {
+pub(super) async fn opened(awaited: &mut Option<AwaitingDisk>) -> anyhow::Result<Opened> {
     match awaited {
         Some(awaited) => awaited.opening.opened().await,
         None => std::future::pending().await,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::awaited::{self, Awaited, OPEN_LIMIT, Opening};
+use super::awaited::{self, AwaitingDisk, OPEN_LIMIT, Opening};
 use super::capture::CaptureStore;
 use super::notifier::Notifier;
 use super::plan::{self, Plan};
@@ -19,17 +19,17 @@ use super::{Agent, INBOX, Inputs, Run, archive};
 use crate::act::systemd;
 use crate::clock::Clock;
 use crate::http::{Server, client};
-use crate::observe::outlet::{self, outlet};
+use crate::observe::sender::{self, observation_channel};
 use crate::serve::ApiContext;
 use crate::serve::metrics::Metrics;
-use crate::serve::published::{Pulse, publisher};
+use crate::serve::published::{Vitals, publisher};
 use skewtrap_core::capture::keep::Keep;
 use skewtrap_core::message::Origin;
 use skewtrap_core::status::Course;
 use skewtrap_core::watch::Effect;
 
 /// An agent that has begun.
-pub(super) struct Begun {
+pub(super) struct StartedAgent {
     pub(super) agent: Agent,
     pub(super) inputs: Inputs,
     /// Writes bundles; it ends with the agent.
@@ -42,12 +42,12 @@ pub(super) struct Begun {
 ///
 /// # Errors
 /// As for [`super::run`].
-pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<Begun> {
-    let Run { clock, cancel, reloads, on_effect, reload, serves, aside } = run;
+pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> {
+    let Run { clock, cancel, reloads, on_effect, reload, serves, background } = run;
     let (opening, opened, awaits_state) = open(&plan, clock).await?;
     let Opened { state, bundles, found, kept, outbox, token, only_watch } = opened;
     let mut store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None };
-    let supervisor = Supervisor::with_aside(aside);
+    let supervisor = Supervisor::with_background(background);
     let (tx, inbox) = mpsc::channel(INBOX);
     let (outcomes, delivered) = mpsc::channel(256);
     let client = client::client(None).context("no HTTP client")?;
@@ -68,12 +68,12 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<Begun> {
     setup.policy.awaits_state = awaits_state;
     let now = clock.now();
     let watch = awaited::watch_of(setup, kept, now);
-    let (outlet, sees) = outlet(outlet::ITEMS, outlet::BYTES);
-    startup::sources(&plan.sources, &supervisor, &outlet, clock);
+    let (sender, sees) = observation_channel(sender::ITEMS, sender::BYTES);
+    startup::sources(&plan.sources, &supervisor, &sender, clock);
     let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
     let unheard = startup::names(&plan.targets);
-    let (publisher, published) = publisher(Pulse { at: now, unheard, ..Pulse::default() });
-    let (effort, haste) = (outlet.effort().clone(), outlet.haste().clone());
+    let (publisher, published) = publisher(Vitals { at: now, unheard, ..Vitals::default() });
+    let (effort, immediate) = (sender.effort().clone(), sender.immediate().clone());
     let metrics = Arc::new(Metrics::of(effort.clone()));
     let archivist = tokio::spawn(archive::run(until_there, keep, clock, jobs, tx.clone(), metrics.clone()));
     let start_store = startup::store(&plan, clock, &metrics, &supervisor);
@@ -89,8 +89,14 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<Begun> {
     }
     let no_server = Server::new(client, "", None, None);
     let known = startup::known(&plan, &no_server);
-    let awaited =
-        Awaited { opening, setup: plan.setup, known: known.clone(), folders, token: own_token, start_store };
+    let awaited = AwaitingDisk {
+        opening,
+        setup: plan.setup,
+        known: known.clone(),
+        folders,
+        token: own_token,
+        start_store,
+    };
     let awaited = match awaits_state {
         true => Some(awaited),
         false => {
@@ -122,7 +128,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<Begun> {
         on_effect,
         metrics,
         effort,
-        haste,
+        immediate,
         probes,
         reload,
     };
@@ -131,7 +137,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<Begun> {
     agent.recover(found, &known, &mut effects);
     systemd::ready("watching");
     let inputs = Inputs { cancel, delivered, reloads, requests, inbox, sees };
-    Ok(Begun { agent, inputs, archivist, effects })
+    Ok(StartedAgent { agent, inputs, archivist, effects })
 }
 
 /// What the folders hold, and whether they have not answered yet: then the agent goes on with nothing, and opens them

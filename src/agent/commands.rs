@@ -13,7 +13,7 @@ use super::window::WindowSignal;
 use crate::act::state::StateError;
 use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::factor::{Mark, Taught};
+use skewtrap_core::factor::{Mark, MarkEffect};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::{ReloadProblem, Silence};
@@ -60,7 +60,7 @@ impl Agent {
         let Some(incident) = self.watch.incident(id).cloned() else {
             return Answer::Missing { why: format!("the agent remembers no incident {id}") };
         };
-        let Some(Taught { before, after }) = self.watch.mark(&incident, mark, self.clock.now()) else {
+        let Some(MarkEffect { before, after }) = self.watch.mark(&incident, mark, self.clock.now()) else {
             let own = match incident.trouble {
                 None => format!("; what {} fires at is in its `trigger`", incident.rule),
                 Some(_) => String::new(),

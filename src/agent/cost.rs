@@ -14,7 +14,7 @@ use crate::observe::server::{Health, facts, health};
 use skewtrap_core::capture::facts::HealthAnswer;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::stall::{StallMeter, UsualIntervals};
-use skewtrap_core::capture::window::Distrust;
+use skewtrap_core::capture::window::SettlingTime;
 use skewtrap_core::signal::store::LoadReport;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -113,8 +113,8 @@ impl Meter {
     }
 
     /// What it cost so far, when the window was open and written as `distrust` says.
-    pub fn stalled(&self, distrust: Distrust) -> Duration {
-        let settled = distrust.until.map(|until| until - Distrust::SETTLE);
+    pub fn stalled(&self, distrust: SettlingTime) -> Duration {
+        let settled = distrust.until.map(|until| until - SettlingTime::SETTLE);
         self.with(|meter| {
             if let (Some(closing), Some(exported)) = (distrust.closing, settled) {
                 meter.exported(closing, exported);
@@ -317,7 +317,7 @@ mod tests {
             meter.record_samples(store.load_reports(target, begun));
         }
         let distrust =
-            Distrust { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
+            SettlingTime { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
         assert_eq!(meter.stalled(distrust), Duration::from_millis(6_500));
     }
 }

@@ -60,7 +60,7 @@ impl Notifier {
         let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
         for worker in all {
             let cancel = supervisor.cancel();
-            supervisor.keep("delivery worker", Place::Aside, move || {
+            supervisor.keep("delivery worker", Place::Background, move || {
                 let (worker, cancel) = (worker.clone(), cancel.clone());
                 async move {
                     tokio::select! {

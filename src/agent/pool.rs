@@ -26,7 +26,7 @@ use skewtrap_core::capture::governor::{Attempt, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::sizing::Sizing;
 use skewtrap_core::fleet::gather::{Gathered, WindowManifest};
-use skewtrap_core::fleet::lease::{Intent, START_WITHIN, Turn, WindowEnd};
+use skewtrap_core::fleet::lease::{GrantedLease, Intent, START_WITHIN, WindowEnd};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -37,7 +37,11 @@ const WAITING: usize = 64;
 #[derive(Debug)]
 enum Ask {
     /// The lease, for a window; `None` where it may be opened without (`on_lease_loss: local_budget`).
-    Take { intent: Box<Intent>, expected: Estimate, answer: oneshot::Sender<Result<Option<Held>, Refusal>> },
+    Take {
+        intent: Box<Intent>,
+        expected: Estimate,
+        answer: oneshot::Sender<Result<Option<HeldLease>, Refusal>>,
+    },
     /// The window has ended.
     GiveBack { intent: Box<Intent>, end: WindowEnd },
     /// A window of an agent before this one was closed: its attempt.
@@ -62,8 +66,8 @@ pub struct Pool {
 
 /// The lease, held for one window.
 #[derive(Clone, Debug)]
-pub struct Held {
-    turn: Arc<Turn>,
+pub struct HeldLease {
+    turn: Arc<GrantedLease>,
     /// The steady clock by which it was taken.
     steady: Clock,
     /// What the wall clock showed when it was asked for: a machine that was suspended does not count that time.
@@ -80,7 +84,7 @@ pub struct Held {
 )]
 pub struct LeaseOver(pub Duration);
 
-impl Held {
+impl HeldLease {
     /// Whether a window may be started now.
     ///
     /// # Errors
@@ -144,7 +148,7 @@ impl Pool {
     ///
     /// # Errors
     /// No window may be opened in the pool now.
-    pub async fn take(&self, wanted: Wanted<'_>) -> Result<Option<Held>, Refusal> {
+    pub async fn take(&self, wanted: Wanted<'_>) -> Result<Option<HeldLease>, Refusal> {
         let (deadline, expected) = wanted.expected();
         let intent = Intent {
             target: wanted.attempt.target.clone(),
@@ -163,7 +167,7 @@ impl Pool {
     }
 
     /// The window has ended; whoever waits in the pool need not wait longer.
-    pub async fn give_back(&self, held: &Held, end: WindowEnd) {
+    pub async fn give_back(&self, held: &HeldLease, end: WindowEnd) {
         let intent = Box::new(held.turn.intent.clone());
         // The keeper is gone only when the agent ends: the next one tells what its state knows.
         let _ = self.asks.send(Ask::GiveBack { intent, end }).await;

@@ -11,7 +11,7 @@ use super::history;
 use crate::act::bundle::numbered;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::message::{Facts, Origin, rank_name};
-use skewtrap_trace::report::{self, Occasion};
+use skewtrap_trace::report::{self, ReportIncident};
 
 /// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
 /// `report-2.json` and `report-2.html`.
@@ -29,15 +29,15 @@ pub fn write(
     json.flush()?;
     let mut html = created(&bundle.join(numbered("report.html", window)))?;
     let history = incident.and_then(|i| history::history_of(bundle, window, i));
-    let occasion = incident.map(|i| occasion_of(bundle, window, i));
-    let context = report::Context { occasion: occasion.as_ref(), history: history.as_ref() };
+    let incident = incident.map(|i| occasion_of(bundle, window, i));
+    let context = report::Context { incident: incident.as_ref(), history: history.as_ref() };
     report::write_html(&mut html, &compared.comparison, context)?;
     html.flush()?;
     Ok(())
 }
 
 /// What the report says of the incident, with links to the other files of its bundle.
-fn occasion_of(bundle: &Path, window: usize, incident: &Incident) -> Occasion {
+fn occasion_of(bundle: &Path, window: usize, incident: &Incident) -> ReportIncident {
     let captured = incident.capture.captured();
     let own = ["incident.json", "report.json", "evidence.jsonl"].map(|name| match name {
         "incident.json" => name.to_owned(),
@@ -49,7 +49,7 @@ fn occasion_of(bundle: &Path, window: usize, incident: &Incident) -> Occasion {
             f.rank.as_ref().map_or_else(|| f.path.clone(), |rank| format!("trace of {}", rank_name(rank)));
         (words, f.path.clone())
     });
-    Occasion {
+    ReportIncident {
         incident: incident.id.to_string(),
         server: incident.target.to_string(),
         rule: incident.rule.to_string(),

@@ -59,7 +59,7 @@ const FOUND: [u64; 16] =
 
 /// What the agent was seen to do.
 #[derive(Debug, Default)]
-struct Seen {
+struct ObservedActions {
     /// When the windows were started.
     started: BTreeMap<Arc<str>, Time>,
     /// The incidents whose capture was done, and when it was told.
@@ -119,7 +119,7 @@ fn play(scenario: &Scenario) -> Outcome {
     let world = World::new(scenario.clone(), dir.to_owned());
     crate::world::stand_in::set(Some(Arc::new(world.clone())));
     crate::http::exchange::stand_in::set(Some(Arc::new(world.clone())));
-    let seen = Arc::new(Mutex::new(Seen::default()));
+    let seen = Arc::new(Mutex::new(ObservedActions::default()));
     loop {
         match live(&world, scenario, dir, &seen) {
             End::Dead | End::Ended(Ok(())) => {}
@@ -149,7 +149,7 @@ fn mend(world: &World, dir: &Path) {
 }
 
 /// One life of the agent, or the time until it is started again.
-fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>) -> End {
+fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<ObservedActions>>) -> End {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let end = runtime.block_on(async {
@@ -171,7 +171,12 @@ fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>)
     end
 }
 
-async fn agent_lives(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>) -> End {
+async fn agent_lives(
+    world: &World,
+    scenario: &Scenario,
+    dir: &Path,
+    seen: &Arc<Mutex<ObservedActions>>,
+) -> End {
     world.say("the agent starts");
     let cancel = CancellationToken::new();
     let how = Run {
@@ -181,7 +186,7 @@ async fn agent_lives(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<
         on_effect: note(world.clone(), seen.clone()),
         reload: Box::new(|| anyhow::bail!("nothing is read again")),
         serves: false,
-        aside: None,
+        background: None,
     };
     let agent = run(plan(scenario, dir), how);
     tokio::pin!(agent);
@@ -209,7 +214,7 @@ async fn agent_lives(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<
 }
 
 /// Until the run is over.
-async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>) -> End {
+async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<ObservedActions>>) -> End {
     let calm = scenario.calm_from().max(Duration::from_secs(60));
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -235,7 +240,7 @@ fn is_settled(world: &World) -> bool {
 }
 
 /// Whether a window that was started after `calm` was captured.
-fn captured_since(world: &World, seen: &Arc<Mutex<Seen>>, calm: Duration) -> bool {
+fn captured_since(world: &World, seen: &Arc<Mutex<ObservedActions>>, calm: Duration) -> bool {
     let seen = seen.lock().expect("no panic");
     let from = world.now() - world.elapsed().saturating_sub(calm);
     seen.done.keys().any(|incident| seen.started.get(incident).is_some_and(|at| *at >= from))
@@ -262,7 +267,7 @@ incident_dir: '{at}/incidents'
     Plan { receivers: Vec::new(), ..plan }
 }
 
-fn note(world: World, seen: Arc<Mutex<Seen>>) -> OnEffect {
+fn note(world: World, seen: Arc<Mutex<ObservedActions>>) -> OnEffect {
     Box::new(move |effect| {
         let mut seen = seen.lock().expect("no panic");
         match effect {
@@ -299,7 +304,7 @@ fn note(world: World, seen: Arc<Mutex<Seen>>) -> OnEffect {
 }
 
 /// What must hold in the end; and the counts.
-fn judge(world: &World, scenario: &Scenario, dir: &Path, seen: &Seen) -> Tally {
+fn judge(world: &World, scenario: &Scenario, dir: &Path, seen: &ObservedActions) -> Tally {
     if PANICS.get() > 0 {
         world.violated(format!("{} panics", PANICS.get()));
     }

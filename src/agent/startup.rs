@@ -19,7 +19,7 @@ use crate::act::nsys::Nsys;
 use crate::act::state::{OutboxRow, State, StateError};
 use crate::clock::Clock;
 use crate::http::{Secret, Server};
-use crate::observe::outlet::Outlet;
+use crate::observe::sender::ObservationSender;
 use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::{self, ApiContext, ServeConfig};
@@ -253,7 +253,7 @@ pub(super) fn probes(
         let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
         let (rooms, lost) = (rooms.clone(), Arc::new(Notify::new()));
         let told = lost.clone();
-        supervisor.keep("probe", Place::Aside, move || {
+        supervisor.keep("probe", Place::Background, move || {
             probe::run(target.clone(), tx.clone(), clock, rooms.clone(), told.clone(), cancel.clone())
         });
         lost
@@ -262,34 +262,39 @@ pub(super) fn probes(
 }
 
 /// Follows what is to be followed.
-pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &Outlet, clock: Clock) {
+pub(super) fn sources(
+    sources: &[SourcePlan],
+    supervisor: &Supervisor,
+    sender: &ObservationSender,
+    clock: Clock,
+) {
     let now: crate::observe::Now = Arc::new(move || clock.now());
     let mut logs = Vec::new();
     for source in sources.iter().cloned() {
-        let (outlet, cancel, now) = (outlet.clone(), supervisor.cancel(), now.clone());
+        let (sender, cancel, now) = (sender.clone(), supervisor.cancel(), now.clone());
         match source {
             SourcePlan::Tail(c) => logs.push(c),
             SourcePlan::Poll(c) => {
                 supervisor.keep("poll", Place::Here, move || {
-                    poll::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                    poll::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
             SourcePlan::Host(c) => {
-                supervisor.keep("host", Place::Aside, move || {
-                    host::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                supervisor.keep("host", Place::Background, move || {
+                    host::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
             SourcePlan::Query(c) => {
                 supervisor.keep("query", Place::Here, move || {
-                    promql::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                    promql::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
         }
     }
     for logs in tail::by_folder(logs) {
-        let (outlet, cancel, now) = (outlet.clone(), supervisor.cancel(), now.clone());
+        let (sender, cancel, now) = (sender.clone(), supervisor.cancel(), now.clone());
         supervisor.keep("log", Place::Here, move || {
-            tail::run(logs.clone(), outlet.clone(), cancel.clone(), now.clone())
+            tail::run(logs.clone(), sender.clone(), cancel.clone(), now.clone())
         });
     }
 }

@@ -26,7 +26,7 @@ pub struct Supervisor {
     cancel: CancellationToken,
     restarts: Arc<AtomicU64>,
     /// Where tasks run that must not wait for the loop; `None`: where they are started.
-    aside: Option<Handle>,
+    background: Option<Handle>,
 }
 
 /// Where a task runs.
@@ -35,19 +35,19 @@ pub enum Place {
     /// On the loop's own thread, which costs no change of threads for what it hands over.
     Here,
     /// Beside the loop.
-    Aside,
+    Background,
 }
 
 /// The background runtime, with a thread of its own. It schedules like the loop's, so that every task of the agent is
 /// compiled for one scheduler instead of two.
 #[derive(Debug)]
-pub struct Aside {
+pub struct BackgroundRuntime {
     handle: Handle,
     stop: CancellationToken,
     ended: mpsc::Receiver<()>,
 }
 
-impl Aside {
+impl BackgroundRuntime {
     /// Starts it.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Aside {
         let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
         let (tell, ended) = mpsc::channel();
         let stopped = stop.clone();
-        std::thread::Builder::new().name("aside".into()).spawn(move || {
+        std::thread::Builder::new().name("background".into()).spawn(move || {
             runtime.block_on(stopped.cancelled());
             // Threads that wait for a disk may never come back.
             runtime.shutdown_background();
@@ -81,8 +81,8 @@ impl Aside {
 
 impl Supervisor {
     /// One whose tasks run on that runtime, if there is one, unless they belong to the loop.
-    pub fn with_aside(aside: Option<Handle>) -> Self {
-        Self { aside, ..Self::default() }
+    pub fn with_background(background: Option<Handle>) -> Self {
+        Self { background, ..Self::default() }
     }
 
     fn spawn<T>(&self, place: Place, task: T) -> JoinHandle<T::Output>
@@ -90,8 +90,8 @@ impl Supervisor {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        match &self.aside {
-            Some(aside) if place == Place::Aside => self.tasks.spawn_on(task, aside),
+        match &self.background {
+            Some(background) if place == Place::Background => self.tasks.spawn_on(task, background),
             _ => self.tasks.spawn(task),
         }
     }
@@ -140,8 +140,8 @@ impl Supervisor {
     where
         T: Future<Output = ()> + Send + 'static,
     {
-        let running = self.spawn(Place::Aside, task);
-        self.spawn(Place::Aside, async move {
+        let running = self.spawn(Place::Background, task);
+        self.spawn(Place::Background, async move {
             if let Err(failed) = running.await {
                 error!(task = name, "the task failed, and is not started again: {failed}");
             }
@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_loop_runs_on_its_thread_and_the_rest_beside_it() {
-        let aside = Aside::start().expect("a runtime");
+        let background = BackgroundRuntime::start().expect("a runtime");
         let here = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let supervisor = Supervisor::with_aside(Some(aside.handle().clone()));
+        let supervisor = Supervisor::with_background(Some(background.handle().clone()));
         let (tell, told) = std::sync::mpsc::channel();
         here.block_on(async {
-            for place in [Place::Here, Place::Aside] {
+            for place in [Place::Here, Place::Background] {
                 let tell = tell.clone();
                 supervisor.keep("task", place, move || {
                     let tell = tell.clone();

@@ -14,7 +14,7 @@ use crate::act::state::State;
 use crate::act::systemd;
 use crate::clock::wall_time;
 use crate::serve::Command;
-use crate::serve::published::{Pulse, Wanted};
+use crate::serve::published::{Vitals, Wanted};
 use skewtrap_core::capture::governor::{ClockJump, QUIET};
 use skewtrap_core::incident::Record;
 use skewtrap_core::signal::sample::TargetId;
@@ -41,7 +41,7 @@ impl Agent {
         let unheard = self.watch.unheard().cloned().collect();
         let unanswered = self.watch.unanswered().map(|(name, since)| (name.clone(), since)).collect();
         let behind = self.watch.behind().into_iter().cloned().collect();
-        self.publisher.beat(Pulse { at: self.clock.now(), unheard, unanswered, behind });
+        self.publisher.beat(Vitals { at: self.clock.now(), unheard, unanswered, behind });
         systemd::alive();
     }
 

@@ -66,7 +66,7 @@ pub(super) fn start(
 ) {
     let Some(config) = config else { return };
     let (bundles, metrics, cancel) = (bundles.clone(), metrics.clone(), supervisor.cancel());
-    supervisor.keep("upload", Place::Aside, move || {
+    supervisor.keep("upload", Place::Background, move || {
         run(config.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())
     });
 }

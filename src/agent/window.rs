@@ -24,7 +24,7 @@ use crate::act::lease::{self, Holder, Lease};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
 use crate::agent::cost::{Meter, Reach, instance_of};
-use crate::agent::pool::{Held, LeaseOver};
+use crate::agent::pool::{HeldLease, LeaseOver};
 use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::artifact::written;
@@ -33,13 +33,14 @@ use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Attempt;
-use skewtrap_core::capture::line::{Foreign, ProfileLine};
+use skewtrap_core::capture::line::{ForeignWindows, ProfileLine};
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
 use skewtrap_core::capture::window::{
-    Distrust, Ending, Event, Failure, LeftBehind, SETTLE, START_TIMEOUT, Visibility, Window, WindowPhase,
+    Ending, Event, Failure, OrphanedWindow, SETTLE, START_TIMEOUT, SettlingTime, Visibility, Window,
+    WindowPhase,
 };
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
@@ -160,7 +161,7 @@ pub struct Status {
     /// Its phase.
     pub phase: WindowPhase,
     /// Which samples not to trust.
-    pub distrust: Distrust,
+    pub distrust: SettlingTime,
 }
 
 /// The result of a window.
@@ -275,7 +276,7 @@ async fn meanwhile(log: &Log, links: &mut Links) -> Result<Vec<Event>, Unsent> {
     if links.cancel.is_cancelled() {
         return Err(Unsent::Closed);
     }
-    let mut foreign = Foreign::default();
+    let mut foreign = ForeignWindows::default();
     for (rank, line) in &lines {
         foreign.line(*rank, line, Time::default());
     }
@@ -385,7 +386,7 @@ pub async fn resume(
     let (state, clock) = (store.0, store.1.steady());
     let files = Files::of_before(target, request, window.sent_at, moved).await;
     let (visibility, sent_at, now) = (visibility(target, request, &files), window.sent_at, clock.now());
-    let left = LeftBehind {
+    let left = OrphanedWindow {
         sent_at,
         granted: window.granted,
         refused_double: window.refused_double,
@@ -428,7 +429,7 @@ pub struct Links {
     /// The agent ends.
     pub cancel: CancellationToken,
     /// The lease of the pool, where one is needed.
-    pub lease: Option<Held>,
+    pub lease: Option<HeldLease>,
 }
 
 impl Links {
@@ -437,7 +438,7 @@ impl Links {
     /// # Errors
     /// Its lease is over.
     pub fn check_lease(&self) -> Result<(), LeaseOver> {
-        self.lease.as_ref().map_or(Ok(()), Held::check)
+        self.lease.as_ref().map_or(Ok(()), HeldLease::check)
     }
 
     /// Whether a window is still to be started, whatever held it up since it was granted: to be asked right before.

@@ -147,7 +147,7 @@ async fn play(out: &Path) -> anyhow::Result<()> {
         }),
         reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
-        aside: None,
+        background: None,
     };
     let load_printer = tokio::spawn(print_load(double.url.clone(), double.clock, blamed));
     let finished = double.finished.clone();

@@ -61,7 +61,7 @@ mod view {
     use crate::config::file;
     use crate::config::store::{DEFAULT_POOL, OnLeaseLoss, StoreConfig};
     use crate::observe::configuration;
-    use skewtrap_core::fleet::lease::KnownEnd;
+    use skewtrap_core::fleet::lease::ReportedEnd;
     use skewtrap_core::fleet::{FleetView, Tally};
     use skewtrap_core::message::{counted, seconds, utc};
     use skewtrap_fleet::index;
@@ -187,7 +187,7 @@ mod view {
                 format!("may be open: a window on {}, by the agent on {}: {why}", open.target, open.host)
             }
         });
-        let unknown = lease.windows.iter().filter(|w| w.end == KnownEnd::Unknown);
+        let unknown = lease.windows.iter().filter(|w| w.end == ReportedEnd::Unknown);
         let unknown = unknown.map(|w| {
             format!(
                 "nobody has said that the window of {} on {} is closed, by the agent on {}",

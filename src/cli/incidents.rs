@@ -45,13 +45,13 @@ struct MarkArgs {
     /// The incident; the beginning of its id is enough where no other begins alike
     id: String,
     /// What it was worth
-    worth: Worth,
+    worth: MarkValue,
     #[command(flatten)]
     agent: AgentArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Worth {
+enum MarkValue {
     /// Worth a look: it is not counted as a cost of the bound
     Useful,
     /// Not worth one: the bound of its test rises by a fifth, four times at most, forgotten over weeks
@@ -65,8 +65,8 @@ enum Worth {
 pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
     if let Some(IncidentsCommand::Mark(mark)) = &args.command {
         let said = match mark.worth {
-            Worth::Useful => Mark::Useful,
-            Worth::Noise => Mark::Noise,
+            MarkValue::Useful => Mark::Useful,
+            MarkValue::Noise => Mark::Noise,
         };
         let id = whole_id(&mark.agent, &mark.id)?;
         let answer = mark.agent.post(&format!("incidents/{id}/mark"), &json!({ "mark": said }))?;

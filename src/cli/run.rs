@@ -20,7 +20,7 @@ use self::configuration::{config_and_files, fetch_list, fetched_list};
 pub use self::configuration::{config_of, source_of};
 use super::wrong;
 use crate::agent::plan::{Flags, Plan, rules_of};
-use crate::agent::{self, Aside, Reload};
+use crate::agent::{self, BackgroundRuntime, Reload};
 use crate::clock::Clock;
 use crate::config::file::{Config, LogFormatText};
 use crate::config::signal::own_signals_of;
@@ -165,16 +165,16 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // Polling and decisions run on this thread, so that a sample changes no thread; requests of a window run
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let aside = Aside::start()?;
+    let background = BackgroundRuntime::start()?;
     if let Some(from) = config.discover.clone()
         && let Some(every) = from.every()
     {
-        aside.handle().spawn(fetch_list(from, every, fetched_list(&config)));
+        background.handle().spawn(fetch_list(from, every, fetched_list(&config)));
     }
-    let ended = own.block_on(watch(args.clone(), plan, read, aside.handle().clone()));
+    let ended = own.block_on(watch(args.clone(), plan, read, background.handle().clone()));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
-    aside.end(Duration::from_secs(1));
+    background.end(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
 }
 
@@ -245,7 +245,7 @@ fn raise_descriptor_limit() {
 
 /// Runs the agent; where the list of discovered targets changes, it is ended like any other and started anew with the
 /// new list: what it holds is on disk.
-async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) -> anyhow::Result<()> {
+async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, background: Handle) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = cancel.clone();
@@ -261,7 +261,7 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
     loop {
         let targets = servers_of(&plan);
         let other = Arc::new(Mutex::new(None));
-        run_once(&args, plan, &files, aside.clone(), (cancel.child_token(), other.clone())).await?;
+        run_once(&args, plan, &files, background.clone(), (cancel.child_token(), other.clone())).await?;
         if cancel.is_cancelled() {
             return Ok(());
         }
@@ -291,7 +291,7 @@ async fn run_once(
     args: &RunArgs,
     plan: Plan,
     files: &Arc<Mutex<Vec<PathBuf>>>,
-    aside: Handle,
+    background: Handle,
     (cancel, other): (CancellationToken, Arc<Mutex<Option<Plan>>>),
 ) -> anyhow::Result<()> {
     let (requests, reloads) = tokio::sync::mpsc::channel(1);
@@ -337,7 +337,7 @@ async fn run_once(
             })
         }),
         serves: true,
-        aside: Some(aside),
+        background: Some(background),
     };
     let ended = agent::run(plan, run).await;
     watching.abort();

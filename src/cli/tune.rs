@@ -57,7 +57,7 @@ struct Tuned {
     /// The most ranks of a group that it was judged on.
     ranks: usize,
     /// Every bound that was tried, from the one that fires first.
-    tried: Vec<Tried>,
+    tried: Vec<BoundResult>,
     /// The most sensitive bound for which it and all stricter ones stay within the limit; none of a recording that is too
     /// short to tell.
     advised: Option<f64>,
@@ -67,7 +67,7 @@ struct Tuned {
 
 /// The result for one bound.
 #[derive(Clone, Debug, Serialize)]
-struct Tried {
+struct BoundResult {
     bound: f64,
     /// Whether so many ranks can cross it at all.
     is_reachable: bool,
@@ -105,9 +105,9 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let config = rules_of(&args.rules)?;
     let rules: Vec<Rule> = config.rules.into_iter().map(|c| c.rule).collect();
     let zone = args.recordings.zone()?;
-    let varied: Vec<Varied<'_>> =
-        rules.iter().flat_map(|rule| Varied::all_of(rule, &config.catalog)).collect();
-    let copies: Vec<Rule> = varied.iter().flat_map(Varied::copies).collect();
+    let varied: Vec<VariedCondition<'_>> =
+        rules.iter().flat_map(|rule| VariedCondition::all_of(rule, &config.catalog)).collect();
+    let copies: Vec<Rule> = varied.iter().flat_map(VariedCondition::copies).collect();
     let own = own_signals_of(&config.signals, &config.catalog, &[]);
     let set = RuleSet { rules: copies, catalog: config.catalog, own };
     let played = playback::recording(&inputs, set, zone)?;
@@ -134,14 +134,14 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let tuned = varied.iter().map(|varied| {
         let (rule, condition) = (varied.rule, varied.own());
         let ranks = (0..varied.bounds.len()).map(|i| ranks_of(&varied.copy_name(i))).max().unwrap_or(0);
-        let tried: Vec<Tried> = varied
+        let tried: Vec<BoundResult> = varied
             .bounds
             .iter()
             .enumerate()
             .map(|(i, &bound)| {
                 let firings = firings(&varied.copy_name(i));
                 let is_reachable = is_reachable(condition, bound, ranks);
-                Tried { bound, is_reachable, firings, per_day: firings as f64 / days }
+                BoundResult { bound, is_reachable, firings, per_day: firings as f64 / days }
             })
             .collect();
         let is_judged = is_judged(&varied.copy_name(0));
@@ -291,7 +291,7 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
 
 /// A loose bound may fire once and never clear, so its low rate counts only if all stricter bounds have a
 /// low rate, too. One that nothing can cross is no advice.
-fn advised_of(tried: &[Tried], limit_per_day: f64) -> Option<f64> {
+fn advised_of(tried: &[BoundResult], limit_per_day: f64) -> Option<f64> {
     let quiet = tried.iter().rev().take_while(|t| t.per_day <= limit_per_day);
     quiet.last().filter(|t| t.is_reachable).map(|t| t.bound)
 }
@@ -307,14 +307,14 @@ fn is_reachable(condition: &Condition, bound: f64, ranks: usize) -> bool {
 }
 
 /// One condition of a rule, and the bounds to try for it.
-struct Varied<'a> {
+struct VariedCondition<'a> {
     rule: &'a Rule,
     index: usize,
     /// From the most sensitive one.
     bounds: Vec<f64>,
 }
 
-impl<'a> Varied<'a> {
+impl<'a> VariedCondition<'a> {
     /// Every condition of the rule's trigger.
     fn all_of(rule: &'a Rule, catalog: &Catalog) -> Vec<Self> {
         let indices = 0..rule.trigger.conditions.len();

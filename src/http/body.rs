@@ -130,15 +130,15 @@ impl Room {
     }
 
     /// Waits until there is room for `bytes`; all of it, for what is larger than the whole.
-    pub async fn hold(&self, bytes: usize) -> Held {
+    pub async fn hold(&self, bytes: usize) -> HeldBytes {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.whole);
-        Held(self.bytes.clone().acquire_many_owned(count).await.ok())
+        HeldBytes(self.bytes.clone().acquire_many_owned(count).await.ok())
     }
 
     /// Room for `bytes`, if there is any now.
-    pub fn try_hold(&self, bytes: usize) -> Option<Held> {
+    pub fn try_hold(&self, bytes: usize) -> Option<HeldBytes> {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.whole);
-        self.bytes.clone().try_acquire_many_owned(count).ok().map(|held| Held(Some(held)))
+        self.bytes.clone().try_acquire_many_owned(count).ok().map(|held| HeldBytes(Some(held)))
     }
 
     /// Bytes that are free.
@@ -149,9 +149,9 @@ impl Room {
 
 /// Bytes that are held; dropped, they are free again.
 #[derive(Debug, Default)]
-pub struct Held(Option<OwnedSemaphorePermit>);
+pub struct HeldBytes(Option<OwnedSemaphorePermit>);
 
-impl Held {
+impl HeldBytes {
     /// Holds these as well.
     pub fn add(&mut self, more: Self) {
         match (&mut self.0, more.0) {

@@ -38,21 +38,21 @@ impl Stage {
 
 /// Counted by the sources and the loop together.
 #[derive(Debug)]
-pub struct Effort {
+pub struct SourceCounters {
     spent_ns: [AtomicU64; Stage::ALL.len()],
     scrapes: AtomicU64,
     late: AtomicU64,
     lateness: Histogram,
 }
 
-impl Default for Effort {
+impl Default for SourceCounters {
     fn default() -> Self {
         let (spent_ns, scrapes, late) = Default::default();
         Self { spent_ns, scrapes, late, lateness: Histogram::new(LATENESS) }
     }
 }
 
-impl Effort {
+impl SourceCounters {
     /// A request begins, so long after it was due, of a page that is asked for `every` so often.
     pub fn begins(&self, after: Duration, every: Duration) {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_request_that_begins_after_a_tenth_of_its_interval_is_late() {
-        let effort = Effort::default();
+        let effort = SourceCounters::default();
         let second = Duration::from_secs(1);
         effort.begins(Duration::from_millis(100), second);
         effort.begins(Duration::from_millis(101), second);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn work_shows_in_the_cpu_time_of_its_thread() {
-        let effort = Effort::default();
+        let effort = SourceCounters::default();
         let busy = || {
             let began = thread_cpu();
             let mut x = 1_u64;

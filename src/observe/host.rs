@@ -13,8 +13,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
-use super::outlet::Outlet;
 use super::process;
+use super::sender::ObservationSender;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::{Sample, Signal, TargetId};
@@ -63,7 +63,7 @@ pub fn ranks_of(url: &str) -> Option<Vec<Rank>> {
 }
 
 /// Reads until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
-pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub async fn run(config: Config, sender: ObservationSender, cancel: CancellationToken, now: Now) -> bool {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ranks: BTreeMap<u32, Rank> = BTreeMap::new();
@@ -86,7 +86,7 @@ pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now:
             continue;
         }
         let Config { target, source, .. } = config;
-        if outlet.send(Observation::Host { target, source, samples, at }).await.is_err() {
+        if sender.send(Observation::Host { target, source, samples, at }).await.is_err() {
             return true;
         }
     }

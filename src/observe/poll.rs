@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
-use super::effort::{Effort, Stage, thread_cpu};
-use super::outlet::Outlet;
+use super::effort::{SourceCounters, Stage, thread_cpu};
+use super::sender::ObservationSender;
 use super::server::LOADS_PATHS;
-use crate::http::body::{self, BodyError, Held, Room};
+use crate::http::body::{self, BodyError, HeldBytes, Room};
 use crate::http::kept::{Failed, Kept};
 use crate::http::{Server, exchange};
 use skewtrap_core::signal::metrics::ReadPage;
@@ -57,11 +57,11 @@ pub struct Config {
 }
 
 /// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
-pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub async fn run(config: Config, sender: ObservationSender, cancel: CancellationToken, now: Now) -> bool {
     let every = config.every;
     let mut next = Instant::now() + every.mul_f64(config.phase);
-    let effort = outlet.effort().clone();
-    let mut poller = Poller::new(config, outlet.room().clone(), effort.clone(), now);
+    let effort = sender.effort().clone();
+    let mut poller = Poller::new(config, sender.room().clone(), effort.clone(), now);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return true,
@@ -74,7 +74,7 @@ pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now:
             observations = poller.turn() => observations,
         };
         for (observation, held) in observations.into_iter().flatten() {
-            if outlet.send_held(observation, held).await.is_err() {
+            if sender.send_held(observation, held).await.is_err() {
                 return true;
             }
         }
@@ -99,7 +99,7 @@ struct Poller {
     /// The page that was handed over last: once it was taken in, its memory takes the next one.
     page: Arc<ReadPage>,
     room: Room,
-    effort: Arc<Effort>,
+    effort: Arc<SourceCounters>,
     now: Now,
     reported: ReportedProblem,
     /// Which of [`LOADS_PATHS`] answered last.
@@ -111,10 +111,10 @@ struct Poller {
 }
 
 /// What a turn reports: a problem that changed, and what was read.
-type Reports = [Option<(Observation, Held)>; 2];
+type Reports = [Option<(Observation, HeldBytes)>; 2];
 
 impl Poller {
-    fn new(config: Config, room: Room, effort: Arc<Effort>, now: Now) -> Self {
+    fn new(config: Config, room: Room, effort: Arc<SourceCounters>, now: Now) -> Self {
         Self {
             kept: Kept::of(&config.server),
             page: Arc::new(ReadPage::default()),
@@ -157,13 +157,13 @@ impl Poller {
         let is_change = self.reported.changes_to(problem.clone());
         // The end of a problem is reported by the core, once it could read the page.
         let problem = problem.filter(|_| is_change).map(|problem| {
-            (Observation::State { target, source, kind, problem: Some(problem), at }, Held::default())
+            (Observation::State { target, source, kind, problem: Some(problem), at }, HeldBytes::default())
         });
         // Nothing ran since the last turn: that is no news, and nothing wrong.
         let is_news = |answer: &Answer| !matches!(answer, Answer::Whole(body, _) if page == Page::Iterations && body.trim_ascii() == b"[]");
         let read = answer.ok().filter(is_news).map(|answer| match answer {
             Answer::Page => {
-                (Observation::ReadPage { target, source, page: self.page.clone(), at }, Held::default())
+                (Observation::ReadPage { target, source, page: self.page.clone(), at }, HeldBytes::default())
             }
             Answer::Whole(body, held) if is_loads => (Observation::Loads { target, source, body, at }, held),
             Answer::Whole(body, held) => (Observation::Page { target, source, body, at }, held),
@@ -235,7 +235,7 @@ impl Poller {
         accept: (&'static str, usize),
         hint: &'static str,
     ) -> Result<Answer, Problem> {
-        let (mut body, mut held, mut is_full) = (Vec::new(), Held::default(), false);
+        let (mut body, mut held, mut is_full) = (Vec::new(), HeldBytes::default(), false);
         let room = self.room.clone();
         let pieces = |piece: &[u8]| match room.try_hold(piece.len()) {
             _ if is_full => {}
@@ -284,7 +284,7 @@ enum Answer {
     /// The page is in [`Poller::page`].
     Page,
     /// The body, and its room.
-    Whole(Vec<u8>, Held),
+    Whole(Vec<u8>, HeldBytes),
 }
 
 const NO_METRICS: &str =
@@ -301,7 +301,7 @@ pub(super) async fn fetch(
     timeout: Duration,
     hint: &'static str,
     (limit, room): (usize, &Room),
-) -> Result<(Vec<u8>, Held), Problem> {
+) -> Result<(Vec<u8>, HeldBytes), Problem> {
     let mut body = Vec::new();
     fetch_pieces(request, url, timeout, hint, limit, |piece| body.extend_from_slice(piece)).await?;
     let held = room.hold(body.len()).await;

@@ -8,8 +8,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
-use super::outlet::Outlet;
 use super::poll::fetch;
+use super::sender::ObservationSender;
 use crate::http::Secret;
 use crate::http::body::{self, Room};
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
@@ -38,7 +38,7 @@ pub struct Config {
 }
 
 /// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
-pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub async fn run(config: Config, sender: ObservationSender, cancel: CancellationToken, now: Now) -> bool {
     let mut ticks = tokio::time::interval(config.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reported = ReportedProblem::default();
@@ -49,7 +49,7 @@ pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now:
         }
         let answer = tokio::select! {
             () = cancel.cancelled() => return true,
-            answer = ask(&config, outlet.room()) => answer,
+            answer = ask(&config, sender.room()) => answer,
         };
         let Config { target, source, .. } = config;
         let at = (now)();
@@ -66,7 +66,7 @@ pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now:
         });
         let samples = samples.map(|samples| Observation::Samples { target, source, samples, at });
         for observation in state.into_iter().chain(samples) {
-            if outlet.send(observation).await.is_err() {
+            if sender.send(observation).await.is_err() {
                 return true;
             }
         }

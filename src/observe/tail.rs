@@ -21,11 +21,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub use self::cut::{Cutter, KEPT};
+pub use self::cut::{KEPT, LineSplitter};
 pub use self::follow::{Follow, Polled};
 use self::notices::{Notices, Watched};
 use super::Now;
-use super::outlet::{Gone, Outlet, size_of_one};
+use super::sender::{ObservationSender, ReceiverGone, size_of_one};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
@@ -42,7 +42,7 @@ const TOGETHER: Duration = Duration::from_millis(30);
 const IN_HASTE: Duration = Duration::from_millis(20);
 /// A log is busy until so long after its last line.
 const BUSY: Duration = Duration::from_millis(60);
-/// Without haste, what was read is handed over so long after the lines before it, so that the loop is woken once for
+/// Unless lines are handed over at once, what was read is handed over so long after the lines before it, so that the loop is woken once for
 /// all of it; the clock evaluates rules no more often ([`skewtrap_core::watch::TICK`]).
 const GATHERED: Duration = Duration::from_millis(200);
 /// Bytes of lines that are handed over at once.
@@ -81,19 +81,24 @@ pub fn by_folder(configs: impl IntoIterator<Item = Config>) -> Vec<Vec<Config>> 
 
 /// Follows logs until cancelled, until standard input ends, or until nobody receives observations.
 /// Returns whether it is finished for good; it is not after a panic.
-pub async fn run(configs: Vec<Config>, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub async fn run(
+    configs: Vec<Config>,
+    sender: ObservationSender,
+    cancel: CancellationToken,
+    now: Now,
+) -> bool {
     let (input, files): (Vec<_>, Vec<_>) = configs.into_iter().partition(|c| is_input(&c.path));
     if let Some(input) = input.into_iter().next() {
-        return input::follow(input, outlet, cancel, now).await;
+        return input::follow(input, sender, cancel, now).await;
     }
     #[cfg(test)]
     if crate::world::stand_in::current().is_some() {
-        return paused::run(files, outlet, cancel, now).await;
+        return paused::run(files, sender, cancel, now).await;
     }
     let reading = Reading {
         logs: files.into_iter().map(Log::new).collect(),
         notices: Notices::new(),
-        reporter: Reporter::new(outlet, now),
+        reporter: Reporter::new(sender, now),
         cancel: cancel.clone(),
         read: None,
     };
@@ -167,7 +172,7 @@ impl Reading {
                 ticked = Some(Instant::now());
             }
             match self.turn(tick) {
-                Err(Gone) => return,
+                Err(ReceiverGone) => return,
                 Ok(true) => {}
                 Ok(false) => {
                     let rest = TICK.saturating_sub(ticked.map_or(TICK, |at| at.elapsed()));
@@ -180,7 +185,7 @@ impl Reading {
     }
 
     /// Reads the logs in which something may have changed, all at a tick; returns whether one has more.
-    fn turn(&mut self, tick: bool) -> Result<bool, Gone> {
+    fn turn(&mut self, tick: bool) -> Result<bool, ReceiverGone> {
         if tick {
             self.take_notices();
         }
@@ -205,10 +210,10 @@ impl Reading {
     /// Waits until something may have changed. While lines come they are waited for together, and then read
     /// without asking the kernel for its notices first: on a busy log there is something, and a notice of a line
     /// that was read already would only make it look in vain.
-    fn wait(&mut self, longest: Duration) -> Result<(), Gone> {
+    fn wait(&mut self, longest: Duration) -> Result<(), ReceiverGone> {
         while self.read.is_some_and(|at| at.elapsed() < BUSY) {
-            let is_in_haste = self.reporter.outlet.haste().get();
-            std::thread::sleep(if is_in_haste { IN_HASTE } else { TOGETHER });
+            let is_immediate = self.reporter.sender.immediate().get();
+            std::thread::sleep(if is_immediate { IN_HASTE } else { TOGETHER });
             let has_read = self.read_on()?;
             if self.logs.len() > 1 && self.take_notices() || has_read {
                 return Ok(());
@@ -224,7 +229,7 @@ impl Reading {
     }
 
     /// Reads what was appended to the logs that had lines a moment ago; returns whether there was anything.
-    fn read_on(&mut self) -> Result<bool, Gone> {
+    fn read_on(&mut self) -> Result<bool, ReceiverGone> {
         let mut has_read = false;
         for log in self.logs.iter_mut().filter(|log| log.is_busy) {
             let mut lines = Vec::new();
@@ -252,7 +257,7 @@ impl Reading {
 
 /// Hands over lines, and a source's problem when it changes.
 struct Reporter {
-    outlet: Outlet,
+    sender: ObservationSender,
     now: Now,
     runtime: Handle,
     /// What was read and not handed over, and how many bytes it has.
@@ -263,12 +268,17 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn new(outlet: Outlet, now: Now) -> Self {
+    fn new(sender: ObservationSender, now: Now) -> Self {
         let (gathered, bytes, handed_over) = Default::default();
-        Self { outlet, now, runtime: Handle::current(), gathered, bytes, handed_over }
+        Self { sender, now, runtime: Handle::current(), gathered, bytes, handed_over }
     }
 
-    fn report(&mut self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
+    fn report(
+        &mut self,
+        log: &mut Log,
+        lines: Vec<u8>,
+        polled: std::io::Result<Polled>,
+    ) -> Result<(), ReceiverGone> {
         let path = log.path.clone();
         self.warn_of_loss(log, &path);
         let (long_lines, lost_files) = (log.follow.long_lines(), log.follow.lost_files());
@@ -295,7 +305,7 @@ impl Reporter {
         self.send()
     }
 
-    fn lines(&mut self, log: &Log, lines: Vec<u8>, is_backlog: bool) -> Result<(), Gone> {
+    fn lines(&mut self, log: &Log, lines: Vec<u8>, is_backlog: bool) -> Result<(), ReceiverGone> {
         let at = (self.now)();
         let Config { target, source, .. } = log.config;
         let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
@@ -312,20 +322,20 @@ impl Reporter {
     }
 
     /// Hands over what was gathered, if that is due.
-    fn hand_over(&mut self) -> Result<(), Gone> {
+    fn hand_over(&mut self) -> Result<(), ReceiverGone> {
         match self.until_due() {
-            Some(rest) if rest.is_zero() || self.outlet.haste().get() => self.send(),
+            Some(rest) if rest.is_zero() || self.sender.immediate().get() => self.send(),
             _ => Ok(()),
         }
     }
 
     /// Waits while the loop is behind.
-    fn send(&mut self) -> Result<(), Gone> {
+    fn send(&mut self) -> Result<(), ReceiverGone> {
         self.handed_over = Some(Instant::now());
         self.bytes = 0;
-        match self.outlet.try_send(std::mem::take(&mut self.gathered))? {
+        match self.sender.try_send(std::mem::take(&mut self.gathered))? {
             None => Ok(()),
-            Some(waiting) => self.runtime.block_on(self.outlet.send_all(waiting)),
+            Some(waiting) => self.runtime.block_on(self.sender.send_all(waiting)),
         }
     }
 
@@ -351,14 +361,14 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::observe::outlet::outlet;
+    use crate::observe::sender::observation_channel;
     use skewtrap_trace::time::Time;
 
     #[tokio::test]
     async fn lines_that_are_appended_arrive_and_a_missing_file_is_told_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("later/server.log");
-        let (tx, mut rx) = outlet(16, 1 << 20);
+        let (tx, mut rx) = observation_channel(16, 1 << 20);
         let cancel = CancellationToken::new();
         let config =
             Config { target: TargetId(0), source: SourceId(3), path: path.clone(), from_start: false };
@@ -392,9 +402,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_that_come_soon_after_others_are_handed_over_together_and_in_haste_at_once() {
-        let (tx, mut rx) = outlet(16, 1 << 20);
-        let haste = tx.haste().clone();
+    async fn lines_that_come_soon_after_others_are_handed_over_together_unless_they_are_wanted_at_once() {
+        let (tx, mut rx) = observation_channel(16, 1 << 20);
+        let immediate = tx.immediate().clone();
         let (target, source) = (TargetId(0), SourceId(3));
         let log = Log::new(Config { target, source, path: "server.log".into(), from_start: false });
         let mut reporter = Reporter::new(tx, Arc::new(|| Time::from_epoch_s(5.0)));
@@ -407,9 +417,9 @@ mod tests {
         reporter.handed_over = Some(Instant::now() + Duration::from_secs(3600));
         assert_eq!(read("two\n", &mut reporter), 0);
         assert_eq!(reporter.until_due(), Some(GATHERED));
-        haste.set(true);
+        immediate.set(true);
         assert_eq!(read("three\n", &mut reporter), 2, "each with its own time of arrival");
-        haste.set(false);
+        immediate.set(false);
         reporter.handed_over = Some(Instant::now() + Duration::from_secs(3600));
         assert_eq!(read(&"much\n".repeat(PLENTY), &mut reporter), 1);
         assert_eq!(reporter.until_due(), None);

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::metrics::Trouble;
-use super::published::Pulse;
+use super::metrics::HealthProblem;
+use super::published::Vitals;
 use super::{ApiError, HUNG_AFTER, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
@@ -30,7 +30,7 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     let metrics = &shared.context.metrics;
     match [&metrics.disk, &metrics.bundles, &metrics.lease, &metrics.store]
         .into_iter()
-        .find_map(Trouble::told)
+        .find_map(HealthProblem::told)
     {
         Some(why) => format!("ok, but {why}\n").into_response(),
         None => "ok\n".into_response(),
@@ -40,7 +40,7 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
 /// Whether every server has a source that gives samples. The answer names those that have none. One that does not
 /// answer any more takes nobody's page away: what was seen of it is what people want to look at then.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let Pulse { unheard, unanswered, behind, .. } = shared.context.published.pulse();
+    let Vitals { unheard, unanswered, behind, .. } = shared.context.published.pulse();
     if !unheard.is_empty() {
         let why = format!("no sample yet from {}", unheard.join(", "));
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();

@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::observe::effort::Effort;
+use crate::observe::effort::SourceCounters;
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::Status;
@@ -31,9 +31,9 @@ type Seconds = Family<Pairs, Counter<f64, std::sync::atomic::AtomicU64>>;
 
 /// What is wrong with something that the watching goes on without, as it was told last; `/healthz` says so.
 #[derive(Debug, Default)]
-pub struct Trouble(Mutex<Option<String>>);
+pub struct HealthProblem(Mutex<Option<String>>);
 
-impl Trouble {
+impl HealthProblem {
     /// From now on that is wrong; `None`: nothing is.
     pub fn tell(&self, why: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
@@ -58,15 +58,15 @@ pub struct Metrics {
     requests: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
-    effort: Arc<Effort>,
+    effort: Arc<SourceCounters>,
     /// What is wrong with a disk.
-    pub disk: Trouble,
+    pub disk: HealthProblem,
     /// Why the bundle of the last incident could not be written.
-    pub bundles: Trouble,
+    pub bundles: HealthProblem,
     /// What is wrong with the store of incidents.
-    pub store: Trouble,
+    pub store: HealthProblem,
     /// What is wrong with the lease of the pool.
-    pub lease: Trouble,
+    pub lease: HealthProblem,
     overlaps: Counters,
 }
 
@@ -78,7 +78,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counters beside those of `effort`.
-    pub fn of(effort: Arc<Effort>) -> Self {
+    pub fn of(effort: Arc<SourceCounters>) -> Self {
         let mut registry = Registry::with_prefix("skewtrap");
         let (transitions, captures, refusals) =
             (Counters::default(), Counters::default(), Counters::default());
@@ -136,10 +136,10 @@ impl Metrics {
             restarts,
             queues,
             effort,
-            disk: Trouble::default(),
-            bundles: Trouble::default(),
-            store: Trouble::default(),
-            lease: Trouble::default(),
+            disk: HealthProblem::default(),
+            bundles: HealthProblem::default(),
+            store: HealthProblem::default(),
+            lease: HealthProblem::default(),
             overlaps,
         }
     }

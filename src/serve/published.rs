@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is published whether anybody asks or not.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pulse {
+pub struct Vitals {
     /// When the loop was last seen to live.
     pub at: Time,
     /// The servers that have given no sample yet.
@@ -41,7 +41,7 @@ pub type HistoryScope = (Scope, Option<Arc<str>>);
 /// The loop's end: it is told when something is wanted, and publishes it.
 #[derive(Debug)]
 pub struct Publisher {
-    pulse: watch::Sender<Pulse>,
+    pulse: watch::Sender<Vitals>,
     status: Board<Scope, Arc<Status>>,
     history: Board<HistoryScope, Arc<Vec<History>>>,
 }
@@ -49,7 +49,7 @@ pub struct Publisher {
 /// The handlers' end.
 #[derive(Clone, Debug)]
 pub struct Published {
-    pulse: watch::Receiver<Pulse>,
+    pulse: watch::Receiver<Vitals>,
     status: Reader<Scope, Arc<Status>>,
     history: Reader<HistoryScope, Arc<Vec<History>>>,
 }
@@ -64,7 +64,7 @@ pub enum Wanted {
 }
 
 /// A publisher of which nobody has asked anything, and its readers' end.
-pub fn publisher(pulse: Pulse) -> (Publisher, Published) {
+pub fn publisher(pulse: Vitals) -> (Publisher, Published) {
     let (pulse, seen) = watch::channel(pulse);
     let ((status, statuses), (history, histories)) = (board(), board());
     (Publisher { pulse, status, history }, Published { pulse: seen, status: statuses, history: histories })
@@ -80,7 +80,7 @@ impl Publisher {
     }
 
     /// The loop lives.
-    pub fn beat(&self, pulse: Pulse) {
+    pub fn beat(&self, pulse: Vitals) {
         self.pulse.send_replace(pulse);
     }
 
@@ -108,7 +108,7 @@ impl Publisher {
         let since = |t: &skewtrap_core::status::TargetStatus| Some((t.name.clone(), t.unanswered_since?));
         let unanswered = status.targets.iter().filter_map(since).collect();
         let behind = status.targets.iter().filter(|t| t.is_behind()).map(|t| t.name.clone()).collect();
-        self.beat(Pulse { at: status.at, unheard, unanswered, behind });
+        self.beat(Vitals { at: status.at, unheard, unanswered, behind });
         let history = status.history.clone();
         let names: Vec<Arc<str>> = status.targets.iter().map(|target| target.name.clone()).collect();
         self.history
@@ -129,7 +129,7 @@ fn history_part(history: &[History], names: &[Arc<str>], scope: &Scope, only: Op
 
 impl Published {
     /// Whether the loop lives, and what has no sample.
-    pub fn pulse(&self) -> Pulse {
+    pub fn pulse(&self) -> Vitals {
         self.pulse.borrow().clone()
     }
 
@@ -148,18 +148,18 @@ impl Published {
 #[derive(Debug)]
 struct Board<K, T> {
     asked: mpsc::Receiver<K>,
-    editions: watch::Sender<Editions<K, T>>,
+    cached: watch::Sender<CachedParts<K, T>>,
 }
 
 #[derive(Debug)]
 struct Reader<K, T> {
     ask: mpsc::Sender<K>,
-    editions: watch::Receiver<Editions<K, T>>,
+    cached: watch::Receiver<CachedParts<K, T>>,
 }
 
 impl<K, T> Clone for Reader<K, T> {
     fn clone(&self) -> Self {
-        Self { ask: self.ask.clone(), editions: self.editions.clone() }
+        Self { ask: self.ask.clone(), cached: self.cached.clone() }
     }
 }
 
@@ -167,19 +167,19 @@ impl<K, T> Clone for Reader<K, T> {
 type Standing<K, T> = Box<dyn Fn(&K) -> T + Send + Sync>;
 
 /// What was built last.
-struct Editions<K, T> {
+struct CachedParts<K, T> {
     /// Each with when it was built; `None` where it is known to be out of date.
     parts: BTreeMap<K, (T, Option<Instant>)>,
     standing: Option<Standing<K, T>>,
 }
 
-impl<K, T> std::fmt::Debug for Editions<K, T> {
+impl<K, T> std::fmt::Debug for CachedParts<K, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Editions").field("parts", &self.parts.len()).finish_non_exhaustive()
     }
 }
 
-impl<K: Ord, T: Clone> Editions<K, T> {
+impl<K: Ord, T: Clone> CachedParts<K, T> {
     /// A part that serves whoever asks now.
     fn fresh(&self, key: &K) -> Option<T> {
         let standing = self.standing.as_ref().map(|standing| standing(key));
@@ -194,9 +194,9 @@ impl<K: Ord, T: Clone> Editions<K, T> {
 }
 
 fn board<K, T>() -> (Board<K, T>, Reader<K, T>) {
-    let (editions, seen) = watch::channel(Editions { parts: BTreeMap::new(), standing: None });
+    let (cached, seen) = watch::channel(CachedParts { parts: BTreeMap::new(), standing: None });
     let (ask, asked) = mpsc::channel(KEPT);
-    (Board { asked, editions }, Reader { ask, editions: seen })
+    (Board { asked, cached }, Reader { ask, cached: seen })
 }
 
 impl<K: Ord + Clone, T: Clone> Board<K, T> {
@@ -205,43 +205,43 @@ impl<K: Ord + Clone, T: Clone> Board<K, T> {
             // Readers are there as long as the loop.
             let Some(key) = self.asked.recv().await else { return std::future::pending().await };
             // Several may have asked while it was built for the first of them.
-            if self.editions.borrow().fresh(&key).is_none() {
+            if self.cached.borrow().fresh(&key).is_none() {
                 return key;
             }
         }
     }
 
     fn publish(&self, key: K, part: T) {
-        self.editions.send_modify(|editions| {
-            while editions.parts.len() >= KEPT && !editions.parts.contains_key(&key) {
-                let oldest = editions.parts.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
+        self.cached.send_modify(|cached| {
+            while cached.parts.len() >= KEPT && !cached.parts.contains_key(&key) {
+                let oldest = cached.parts.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
                 let Some(oldest) = oldest else { break };
-                editions.parts.remove(&oldest);
+                cached.parts.remove(&oldest);
             }
-            editions.parts.insert(key, (part, Some(Instant::now())));
+            cached.parts.insert(key, (part, Some(Instant::now())));
         });
     }
 
     fn outdate(&self) {
-        self.editions.send_modify(|editions| editions.parts.values_mut().for_each(|(_, at)| *at = None));
+        self.cached.send_modify(|cached| cached.parts.values_mut().for_each(|(_, at)| *at = None));
     }
 
     fn stand(&self, part: impl Fn(&K) -> T + Send + Sync + 'static) {
-        self.editions.send_modify(|editions| editions.standing = Some(Box::new(part)));
+        self.cached.send_modify(|cached| cached.standing = Some(Box::new(part)));
     }
 }
 
 impl<K: Ord + Clone, T: Clone + Default> Reader<K, T> {
     async fn read(&self, key: K) -> T {
-        let mut editions = self.editions.clone();
-        if let Some(part) = editions.borrow_and_update().fresh(&key) {
+        let mut cached = self.cached.clone();
+        if let Some(part) = cached.borrow_and_update().fresh(&key) {
             return part;
         }
         let building = async {
             // The loop is gone only when the agent ends.
             let _ = self.ask.send(key.clone()).await;
-            while editions.changed().await.is_ok() {
-                if let Some(part) = editions.borrow_and_update().fresh(&key) {
+            while cached.changed().await.is_ok() {
+                if let Some(part) = cached.borrow_and_update().fresh(&key) {
                     return Some(part);
                 }
             }
@@ -250,7 +250,7 @@ impl<K: Ord + Clone, T: Clone + Default> Reader<K, T> {
         // A loop that hangs or has ended: what was built last is shown, and says when it was true.
         let built = timeout(PATIENCE, building).await.ok().flatten();
         built.unwrap_or_else(|| {
-            self.editions.borrow().parts.get(&key).map(|(part, _)| part.clone()).unwrap_or_default()
+            self.cached.borrow().parts.get(&key).map(|(part, _)| part.clone()).unwrap_or_default()
         })
     }
 }
@@ -282,7 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_built_until_somebody_asks_and_then_once_a_second_for_all() {
-        let (publisher, published) = publisher(Pulse::default());
+        let (publisher, published) = publisher(Vitals::default());
         let built = building(publisher);
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(built.load(Ordering::Relaxed), 0, "nobody has asked");
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_changed_for_somebody_is_seen_at_once() {
-        let (mut publisher, published) = publisher(Pulse::default());
+        let (mut publisher, published) = publisher(Vitals::default());
         let status = |version: &str| Status { version: version.into(), ..Status::default() };
         publisher.publish(Scope::ALL, status("before"));
         assert_eq!(&*published.status(Scope::ALL).await.version, "before");
@@ -316,8 +316,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_part_is_built_for_itself_and_few_are_kept() {
-        let (publisher, published) = publisher(Pulse::default());
-        let editions = published.status.clone();
+        let (publisher, published) = publisher(Vitals::default());
+        let cached = published.status.clone();
         let built = building(publisher);
         let part = |limit| Scope { limit, ..Scope::ALL };
         for limit in 0..100 {
@@ -325,12 +325,12 @@ mod tests {
         }
         let again = published.status(part(99)).await;
         assert_eq!((&*again.version, built.load(Ordering::Relaxed)), ("100", 100));
-        assert_eq!(editions.editions.borrow().parts.len(), KEPT);
+        assert_eq!(cached.cached.borrow().parts.len(), KEPT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_holds_nobody_up_for_long() {
-        let (publisher, published) = publisher(Pulse::default());
+        let (publisher, published) = publisher(Vitals::default());
         publisher.publish(Scope::ALL, Status { version: "old".into(), ..Status::default() });
         tokio::time::sleep(Duration::from_secs(5)).await;
         let asked = Instant::now();

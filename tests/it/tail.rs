@@ -508,9 +508,9 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_happens_every_line_comes_once_and_whole(story in proptest::collection::vec(happens(), 1..40)) {
+    fn whatever_happens_every_line_comes_once_and_whole(messages in proptest::collection::vec(happens(), 1..40)) {
         let mut world = World { scene: Scene::new(), turns: 0, old: None, has_late: false };
-        for what in &story {
+        for what in &messages {
             world.step(what);
         }
         world.scene.poll();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linemux::MuxedLines;
-use skewtrap::observe::outlet::outlet;
+use skewtrap::observe::sender::observation_channel;
 use skewtrap::observe::tail;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::TargetId;
@@ -35,11 +35,11 @@ fn rotate(path: &Path) {
 }
 
 async fn ours(path: &Path) -> usize {
-    let (outlet, mut rx) = outlet(16, 1 << 20);
+    let (sender, mut rx) = observation_channel(16, 1 << 20);
     let config =
         tail::Config { target: TargetId(0), source: SourceId(0), path: path.to_owned(), from_start: true };
     let cancel = CancellationToken::new();
-    let task = tokio::spawn(tail::run(vec![config], outlet, cancel.clone(), Arc::new(Time::default)));
+    let task = tokio::spawn(tail::run(vec![config], sender, cancel.clone(), Arc::new(Time::default)));
     let (mut lines, mut rotated) = (0, false);
     while lines < BEFORE + AFTER {
         match tokio::time::timeout(PATIENCE, rx.recv()).await {

@@ -9,8 +9,8 @@ use axum::Router;
 use axum::routing::get;
 use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
-use skewtrap::observe::outlet::{Seen, outlet};
 use skewtrap::observe::promql;
+use skewtrap::observe::sender::{ObservationBatch, observation_channel};
 use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
 use skewtrap_core::signal::sample::{Signal, TargetId};
 use skewtrap_trace::rank::Rank;
@@ -72,8 +72,8 @@ impl Prometheus {
     }
 
     /// Asks it a query ten times a second.
-    fn asked(&self, query: &str) -> (mpsc::Receiver<Seen>, CancellationToken) {
-        let (outlet, rx) = outlet(64, 1 << 20);
+    fn asked(&self, query: &str) -> (mpsc::Receiver<ObservationBatch>, CancellationToken) {
+        let (sender, rx) = observation_channel(64, 1 << 20);
         let cancel = CancellationToken::new();
         let config = promql::Config {
             target: TargetId(0),
@@ -85,13 +85,13 @@ impl Prometheus {
             bearer: None,
             every: Duration::from_millis(200),
         };
-        tokio::spawn(promql::run(config, outlet, cancel.clone(), Arc::new(wall_time)));
+        tokio::spawn(promql::run(config, sender, cancel.clone(), Arc::new(wall_time)));
         (rx, cancel)
     }
 }
 
 /// What comes until `wanted` says it is it, at most half a minute.
-async fn until<T>(rx: &mut mpsc::Receiver<Seen>, wanted: impl Fn(Observation) -> Option<T>) -> T {
+async fn until<T>(rx: &mut mpsc::Receiver<ObservationBatch>, wanted: impl Fn(Observation) -> Option<T>) -> T {
     let looking = async {
         loop {
             let seen = rx.recv().await.expect("the source lives");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use skewtrap::agent::compare::{CompareRequest, RankOverrides, run};
 use skewtrap_trace::rank::Rank;
-use skewtrap_trace::report::{self, History, Occasion, Series};
+use skewtrap_trace::report::{self, History, ReportIncident, Series};
 use skewtrap_trace::time::Time;
 
 use crate::beside::installed;
@@ -84,8 +84,8 @@ fn history() -> History {
     }
 }
 
-fn occasion() -> Occasion {
-    Occasion {
+fn incident() -> ReportIncident {
+    ReportIncident {
         incident: "20261124T034846Z-dp-load-skew-3f9a".into(),
         server: "server <at> http".into(),
         rule: "dp-load-skew".into(),
@@ -112,8 +112,8 @@ fn the_report_requests_nothing_and_shows_no_error_in_a_real_browser() {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/data/skew");
     let compared = run(&CompareRequest { paths: vec![traces], ..CompareRequest::default() }, &|_| {})
         .expect("it compares");
-    let (occasion, history) = (occasion(), history());
-    let context = report::Context { occasion: Some(&occasion), history: Some(&history) };
+    let (incident, history) = (incident(), history());
+    let context = report::Context { incident: Some(&incident), history: Some(&history) };
     let mut page = Vec::new();
     report::write_html(&mut page, &compared.comparison, context).expect("it renders");
     let text = String::from_utf8(page.clone()).expect("utf-8");
@@ -156,8 +156,8 @@ fn on_a_phone_nothing_overflows_and_all_bars_share_one_scale() {
             RankOverrides { pids: [(743, Rank::dp(1))].into_iter().collect(), ..RankOverrides::default() };
         let request = CompareRequest { paths: vec![traces], rank_overrides, ..CompareRequest::default() };
         let compared = run(&request, &|_| {}).expect("it compares");
-        let (occasion, history) = (occasion(), history());
-        let context = report::Context { occasion: Some(&occasion), history: Some(&history) };
+        let (incident, history) = (incident(), history());
+        let context = report::Context { incident: Some(&incident), history: Some(&history) };
         let mut page = Vec::new();
         report::write_html(&mut page, &compared.comparison, context).expect("it renders");
         let text = String::from_utf8(page).expect("utf-8").replace('&', "&amp;").replace('"', "&quot;");

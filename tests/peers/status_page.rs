@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skewtrap::clock::wall_time;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::published::{Publisher, Pulse, publisher};
+use skewtrap::serve::published::{Publisher, Vitals, publisher};
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::capture::refusal::Reason;
 use skewtrap_core::finding::{Finding, Side};
@@ -229,7 +229,7 @@ struct Agent {
 
 impl Agent {
     async fn start(listen: SocketAddr, dir: &Path, first: Status) -> Self {
-        let (publisher, published) = publisher(Pulse::default());
+        let (publisher, published) = publisher(Vitals::default());
         publisher.stand(first);
         let (commands, _) = mpsc::channel(1);
         let config = ServeConfig {

@@ -39,7 +39,7 @@ pub use evidence::{Factor, Side};
 pub use impact::{Impact, Reason};
 pub use incident::{Change, Incident, Symptom};
 pub use intake::Chunk;
-pub use marks::{Mark, Taught};
+pub use marks::{Mark, MarkEffect};
 pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
 pub use onset::Onset;
 pub use standing::Uneven;

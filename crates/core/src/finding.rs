@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::signal::sample::ShownBy;
+use crate::signal::sample::SampleEvidence;
 use skewtrap_trace::Suspect;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -32,7 +32,7 @@ pub struct Finding {
     pub evidence: Option<String>,
     /// The blamed member's sample nearest to the onset.
     #[serde(default)]
-    pub shown_by: Option<ShownBy>,
+    pub shown_by: Option<SampleEvidence>,
     /// Further members that are to blame for the same trouble.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Labels>,
@@ -147,7 +147,7 @@ impl Finding {
 
     /// Whether a sample shows what is claimed of the blamed member: it is nearer to the member's value
     /// when the rule fired than to its peers'. Near the onset it may still have looked like them.
-    pub fn is_shown_by(&self, shown: &ShownBy) -> bool {
+    pub fn is_shown_by(&self, shown: &SampleEvidence) -> bool {
         let own = self.members.iter().find(|m| m.rank == self.rank);
         let mut peers = self.peers();
         peers.sort_by(f64::total_cmp);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::view::{FleetView, Offender, Tally};
+pub use self::view::{FleetView, RepeatOffender, Tally};
 use crate::capture::captured::Means;
 use crate::cause::CauseKind;
 use crate::incident::{CaptureOutcome, Incident, Record};

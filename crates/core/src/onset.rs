@@ -45,23 +45,23 @@ pub struct Onset {
 
 /// One of the courses of a blamed member that left its peers' together.
 #[derive(Clone, Debug)]
-pub struct Strand {
+pub struct MemberCourse {
     /// Its differences from its peers, one for each time.
     pub values: Vec<f64>,
     /// How it leaves them.
-    pub manner: Manner,
+    pub quantity: QuantityKind,
     /// How much of a difference is left in the next one among the peers ([`memory_of`]), where that is
     /// known.
     pub memory: Option<f64>,
-    /// How much its log-likelihood counts: less than 1 where other strands show part of the same.
+    /// How much its log-likelihood counts: less than 1 where other courses show part of the same.
     pub weight: f64,
 }
 
-/// Finds where `strands` (as of `times`, oldest first, at about even distances) left zero on `side`,
+/// Finds where `member_courses` (as of `times`, oldest first, at about even distances) left zero on `side`,
 /// all at once: their log-likelihoods are added (a composite likelihood, Lindsay 1988). `None` when there
 /// are too few times.
-pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
-    debug_assert!(strands.iter().all(|s| s.values.len() == times.len()));
+pub fn locate(times: &[Time], member_courses: &[MemberCourse], side: Side) -> Option<Onset> {
+    debug_assert!(member_courses.iter().all(|s| s.values.len() == times.len()));
     if times.len() < FEWEST {
         return None;
     }
@@ -72,9 +72,9 @@ pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
     // A break may be seconds or minutes old, so all scales of its age are equally likely beforehand:
     // else one of the many breaks long ago would explain a short climb by accident.
     let mut fits: Vec<f64> = breaks.clone().map(|from| (1.0 + steps[last] - steps[from]).ln()).collect();
-    for strand in strands {
-        let misfits = strand.misfits(&steps, side, breaks.clone());
-        fits.iter_mut().zip(misfits).for_each(|(fit, misfit)| *fit += strand.weight * misfit);
+    for member_course in member_courses {
+        let misfits = member_course.misfits(&steps, side, breaks.clone());
+        fits.iter_mut().zip(misfits).for_each(|(fit, misfit)| *fit += member_course.weight * misfit);
     }
     let best = (0..fits.len()).min_by(|a, b| fits[*a].total_cmp(&fits[*b]))?;
     let is_as_good = |f: &f64| f - fits[best] <= AS_GOOD;
@@ -83,7 +83,7 @@ pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
     let (place, next) = (best + MARGIN, (best + MARGIN + 1).min(last));
     let apart_s = times[next].signed_s_since(times[place]);
     // A climb begins at its foot; a jump lies between the last point before it and the first after.
-    let is_jump = strands.iter().all(|s| s.manner == Manner::Jumps);
+    let is_jump = member_courses.iter().all(|s| s.quantity == QuantityKind::Jumps);
     let into_s = if is_jump { apart_s / 2.0 } else { 0.0 };
     Some(Onset {
         at: times[place] + Duration::from_secs_f64(into_s.max(0.0)),
@@ -92,7 +92,7 @@ pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
     })
 }
 
-impl Strand {
+impl MemberCourse {
     /// Minus the log-likelihood of each break, by the shape that fits it best.
     fn misfits(&self, steps: &[f64], side: Side, breaks: Range<usize>) -> Vec<f64> {
         let sign = if side == Side::Low { -1.0 } else { 1.0 };
@@ -103,8 +103,8 @@ impl Strand {
         };
         let white = Whitened::of(&up, steps, memory.clamp(0.0, MOST_MEMORY));
         let shapes: Vec<_> =
-            self.manner.shapes(side).iter().map(|climb| white.shape(*climb, steps)).collect();
-        let either_way = self.manner == Manner::Follows;
+            self.quantity.shapes(side).iter().map(|departing| white.shape(*departing, steps)).collect();
+        let either_way = self.quantity == QuantityKind::Follows;
         let misfit = |from| {
             let misfits = shapes.iter().map(|shape| white.misfit(shape, from, steps[from], either_way));
             misfits.fold(f64::INFINITY, f64::min)
@@ -115,7 +115,7 @@ impl Strand {
 
 /// What kind of quantity the course is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum QuantityKind {
     /// It accumulates, as a load does.
     Accumulates,
     /// It changes at once, as a speed does.
@@ -125,18 +125,22 @@ pub enum Manner {
     Follows,
 }
 
-impl Manner {
-    fn shapes(self, side: Side) -> &'static [Climb] {
+impl QuantityKind {
+    fn shapes(self, side: Side) -> &'static [Departing] {
         match (self, side) {
-            (Self::Jumps, _) => &[Climb::Bends(0.5), Climb::Bends(10.0)],
-            (Self::Follows, _) => &[Climb::Bends(0.5), Climb::Straight],
+            (Self::Jumps, _) => &[Departing::Bends(0.5), Departing::Bends(10.0)],
+            (Self::Follows, _) => &[Departing::Bends(0.5), Departing::Straight],
             // A load cannot fall below zero: it levels off, at once when the rank died.
-            (_, Side::Low) => {
-                &[Climb::Straight, Climb::Grows, Climb::Bends(30.0), Climb::Bends(10.0), Climb::Bends(0.5)]
-            }
+            (_, Side::Low) => &[
+                Departing::Straight,
+                Departing::Grows,
+                Departing::Bends(30.0),
+                Departing::Bends(10.0),
+                Departing::Bends(0.5),
+            ],
             // Work leaves the faster the more there is: a climb bends, unless the rank is swamped, or
             // ever more is sent to it.
-            _ => &[Climb::Straight, Climb::Grows, Climb::Bends(10.0)],
+            _ => &[Departing::Straight, Departing::Grows, Departing::Bends(10.0)],
         }
     }
 }
@@ -162,32 +166,32 @@ impl Whitened {
     /// Wherever a climb breaks, it is made of the same [`TERMS`]; only their weights differ. So the
     /// sums that a fit needs are made once, from every point to the end, and each break costs the same
     /// whatever the length.
-    fn shape(&self, climb: Climb, times: &[f64]) -> Shape {
+    fn shape(&self, departing: Departing, times: &[f64]) -> Shape {
         let mut sums = vec![Sums::default(); self.values.len() + 1];
         for i in (0..self.values.len()).rev() {
-            let (last, next) = (climb.terms(times[i]), climb.terms(times[i + 1]));
+            let (last, next) = (departing.terms(times[i]), departing.terms(times[i + 1]));
             let terms: [f64; TERMS] = std::array::from_fn(|k| next[k] - self.memories[i] * last[k]);
             sums[i] = sums[i + 1].with(&terms, self.values[i]);
         }
-        Shape { climb, sums }
+        Shape { departing, sums }
     }
 
     /// Minus the log-likelihood of a level and a climb that breaks at the point `from`, at `time`;
     /// up to a constant, and upwards only unless it may go `either_way`.
     fn misfit(&self, shape: &Shape, from: usize, time: f64, either_way: bool) -> f64 {
         let n = self.values.len() as f64;
-        let (sx, sxx, sxy) = shape.sums[from].weighted(&shape.climb.weights(time));
+        let (sx, sxx, sxy) = shape.sums[from].weighted(&shape.departing.weights(time));
         let (xx, xy) = (sxx - sx * sx / n, sxy - sx * self.sum / n);
         let yy = self.squares - self.sum * self.sum / n;
         let is_flat = xx <= 1e-12 || (xy <= 0.0 && !either_way);
         let left = if is_flat { yy } else { yy - xy * xy / xx };
-        n / 2.0 * (left / n).max(1e-9).ln() + shape.climb.cost()
+        n / 2.0 * (left / n).max(1e-9).ln() + shape.departing.cost()
     }
 }
 
 /// How a course leaves its level.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Climb {
+enum Departing {
     /// At a constant rate.
     Straight,
     /// At a rate that grows from zero: a share that drifts.
@@ -199,7 +203,7 @@ enum Climb {
 /// Of how many functions of time a climb is the weighted sum, whatever its break.
 const TERMS: usize = 3;
 
-impl Climb {
+impl Departing {
     /// These functions, at `t`.
     fn terms(self, t: f64) -> [f64; TERMS] {
         match self {
@@ -225,7 +229,7 @@ impl Climb {
 
 /// A climb with the sums that fitting it needs, whatever its break.
 struct Shape {
-    climb: Climb,
+    departing: Departing,
     /// From each point to the last.
     sums: Vec<Sums>,
 }
@@ -288,9 +292,9 @@ mod tests {
     }
 
     /// The onset in one course.
-    fn found(course: Vec<(Time, f64)>, side: Side, manner: Manner) -> Option<Onset> {
+    fn found(course: Vec<(Time, f64)>, side: Side, quantity: QuantityKind) -> Option<Onset> {
         let (times, values): (Vec<Time>, Vec<f64>) = course.into_iter().unzip();
-        locate(&times, &[Strand { values, manner, memory: None, weight: 1.0 }], side)
+        locate(&times, &[MemberCourse { values, quantity, memory: None, weight: 1.0 }], side)
     }
 
     fn error_s(onset: Onset, truth: f64) -> f64 {
@@ -299,7 +303,8 @@ mod tests {
 
     #[test]
     fn the_foot_of_a_climb_is_found() {
-        let onset = found(course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, Manner::Accumulates).unwrap();
+        let onset =
+            found(course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, QuantityKind::Accumulates).unwrap();
         assert!(error_s(onset, 100.0) <= 1.5, "{onset:?}");
         assert!(onset.error_s <= 5.0, "{onset:?}");
     }
@@ -309,7 +314,7 @@ mod tests {
         let onset = found(
             course(|i| -5.0 * (1.0 - (-(i - 80.0).max(0.0) / 8.0).exp())),
             Side::Low,
-            Manner::Accumulates,
+            QuantityKind::Accumulates,
         )
         .unwrap();
         assert!(error_s(onset, 80.0) <= 1.5, "{onset:?}");
@@ -318,21 +323,22 @@ mod tests {
     #[test]
     fn a_drift_is_traced_back_to_where_it_began_to_grow() {
         let onset =
-            found(course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates).unwrap();
+            found(course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, QuantityKind::Accumulates)
+                .unwrap();
         assert!(error_s(onset, 50.0) <= 5.0, "{onset:?}");
     }
 
     #[test]
     fn a_climb_that_bends_is_found_at_its_foot_too() {
         let bent = |i: f64| 6.0 * (1.0 - (-(i - 95.0).max(0.0) / 10.0).exp());
-        let onset = found(course(bent), Side::High, Manner::Accumulates).unwrap();
+        let onset = found(course(bent), Side::High, QuantityKind::Accumulates).unwrap();
         assert!(error_s(onset, 95.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
     fn a_jump_lies_between_the_last_point_before_it_and_the_first_after() {
         let jump = |i: f64| if i >= 101.0 { 5.0 } else { 0.0 };
-        let onset = found(course(jump), Side::High, Manner::Jumps).unwrap();
+        let onset = found(course(jump), Side::High, QuantityKind::Jumps).unwrap();
         assert_eq!(onset.at.epoch_s() - 1_000.0, 100.5);
     }
 
@@ -344,8 +350,10 @@ mod tests {
             |f: &dyn Fn(f64) -> f64| (0..120).map(|i| f(f64::from(i)) + 2.0 * dice.uniform()).collect();
         let load: Vec<f64> = noisy(&|i| (i - 100.0).max(0.0) * 0.3);
         let speed: Vec<f64> = noisy(&|i| if i > 100.0 { -3.0 } else { 0.0 });
-        let strand = |values: Vec<f64>, manner| Strand { values, manner, memory: Some(0.0), weight: 1.0 };
-        let (load, speed) = (strand(load, Manner::Accumulates), strand(speed, Manner::Follows));
+        let member_course =
+            |values: Vec<f64>, quantity| MemberCourse { values, quantity, memory: Some(0.0), weight: 1.0 };
+        let (load, speed) =
+            (member_course(load, QuantityKind::Accumulates), member_course(speed, QuantityKind::Follows));
         let alone = locate(&times, std::slice::from_ref(&load), Side::High).unwrap();
         let both = locate(&times, &[load, speed], Side::High).unwrap();
         assert!(error_s(both, 100.0) <= 1.0, "{both:?}");
@@ -354,10 +362,14 @@ mod tests {
 
     #[test]
     fn points_at_uneven_distances_are_taken_at_their_times() {
-        let climb = course(|i| (i - 90.0).max(0.0) * 0.5);
-        let seldom: Vec<_> =
-            climb.into_iter().enumerate().filter(|(i, _)| *i < 90 || i % 3 == 0).map(|(_, p)| p).collect();
-        let onset = found(seldom, Side::High, Manner::Accumulates).unwrap();
+        let departing = course(|i| (i - 90.0).max(0.0) * 0.5);
+        let seldom: Vec<_> = departing
+            .into_iter()
+            .enumerate()
+            .filter(|(i, _)| *i < 90 || i % 3 == 0)
+            .map(|(_, p)| p)
+            .collect();
+        let onset = found(seldom, Side::High, QuantityKind::Accumulates).unwrap();
         assert!(error_s(onset, 90.0) <= 1.5, "{onset:?}");
     }
 
@@ -379,6 +391,6 @@ mod tests {
 
     #[test]
     fn too_short_a_course_has_no_onset() {
-        assert_eq!(found(course(|i| i)[..10].to_vec(), Side::High, Manner::Accumulates), None);
+        assert_eq!(found(course(|i| i)[..10].to_vec(), Side::High, QuantityKind::Accumulates), None);
     }
 }

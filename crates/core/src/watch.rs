@@ -6,7 +6,7 @@
 //!
 //! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
 //! `joins` which incident a firing belongs to, `requests` decides on captures, `worth` whether a trouble is worth one, `windows` takes in how they
-//! end, `story` decides what of it is reported when, `incidents` holds what fires, `kept` hands it to the next agent, `server` what is known
+//! end, `messages` decides what of it is reported when, `incidents` holds what fires, `kept` hands it to the next agent, `server` what is known
 //! of each server, and
 //! `status` shows all of it.
 
@@ -21,13 +21,13 @@ mod impact;
 mod incidents;
 mod joins;
 mod kept;
+mod messages;
 mod requests;
 mod server;
 mod shown;
 mod slowness;
 mod standing;
 mod status;
-mod story;
 mod windows;
 mod worth;
 
@@ -42,12 +42,12 @@ pub use self::death::SERVER_DIED;
 pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowEvent};
 pub use self::incidents::{ActiveIncident, Trigger};
 pub use self::kept::KeptIncident;
-pub use self::story::LONGEST_COMPARISON;
+pub use self::messages::LONGEST_COMPARISON;
 use crate::capture::admit::Policy;
 use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
 use crate::capture::refusal::Refusal;
-use crate::factor::{Mark, Taught};
+use crate::factor::{Mark, MarkEffect};
 use crate::incident::{Incident, IncidentId};
 use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
@@ -345,7 +345,7 @@ impl Watch {
 
     /// A person says what an incident was worth. What it taught its server's bounds; `None` where its rule has a bound
     /// that somebody wrote, or its firing is no longer remembered.
-    pub fn mark(&mut self, incident: &Incident, mark: Mark, now: Time) -> Option<Taught> {
+    pub fn mark(&mut self, incident: &Incident, mark: Mark, now: Time) -> Option<MarkEffect> {
         incident.trouble?;
         self.core.engine.mark(&incident.target, incident.fired_at, mark, now)
     }

@@ -6,7 +6,8 @@ use self::objects::LeaseObjects;
 use crate::kubernetes::KubernetesLease;
 use crate::store::{Store, StoreError};
 use skewtrap_core::fleet::lease::{
-    Answer, GiveBack, GiveBackStep, Latest, LeaseState, StoreClock, Take, TakeStep, clock_object,
+    Answer, GiveBackStep, Latest, LeaseRequest, LeaseRequestStep, LeaseReturn, LeaseState, StoreClock,
+    clock_object,
 };
 use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
@@ -48,25 +49,32 @@ impl PoolLease {
         self.clock
     }
 
-    /// Goes on with a take from `step` until it is over, or to the next [`TakeStep::Prove`], which is not for the
+    /// Goes on with a take from `step` until it is over, or to the next [`LeaseRequestStep::Prove`], which is not for the
     /// store to answer. `now` is a steady clock.
-    pub async fn take(&mut self, take: &mut Take, mut step: TakeStep, now: impl Fn() -> Time) -> TakeStep {
+    pub async fn take(
+        &mut self,
+        take: &mut LeaseRequest,
+        mut step: LeaseRequestStep,
+        now: impl Fn() -> Time,
+    ) -> LeaseRequestStep {
         loop {
             let answer = match step {
-                TakeStep::Read => self.read().await,
-                TakeStep::Measure => match self.measure(&now).await {
+                LeaseRequestStep::Read => self.read().await,
+                LeaseRequestStep::Measure => match self.measure(&now).await {
                     Ok(clock) => Answer::Measured(clock),
                     Err(error) => Answer::Lost(error.to_string()),
                 },
-                TakeStep::Create { number, state } => self.create(number, &state).await,
-                TakeStep::Prove(_) | TakeStep::Taken(_) | TakeStep::Refused(_) => return step,
+                LeaseRequestStep::Create { number, state } => self.create(number, &state).await,
+                LeaseRequestStep::Prove(_) | LeaseRequestStep::Taken(_) | LeaseRequestStep::Refused(_) => {
+                    return step;
+                }
             };
             step = take.on(answer, now());
         }
     }
 
     /// Gives the lease back; [`GiveBackStep::Done`] or [`GiveBackStep::Again`].
-    pub async fn give_back(&mut self, back: &mut GiveBack) -> GiveBackStep {
+    pub async fn give_back(&mut self, back: &mut LeaseReturn) -> GiveBackStep {
         let mut step = back.begin();
         loop {
             let answer = match step {

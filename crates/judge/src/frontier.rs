@@ -5,7 +5,7 @@
 use skewtrap_core::rule::Rule;
 
 use crate::engine::{Outcome, simulate};
-use crate::rivals::{self, Rival};
+use crate::rivals::{self, LevelDetector};
 use crate::score::{judge, told};
 use crate::sketch;
 use crate::spec::{Incident, World};
@@ -126,7 +126,7 @@ fn show(p: Point) {
 }
 
 /// When a plain detector fires, and whom it blames.
-fn fired(rival: &mut dyn Rival, bound: f64, out: &Outcome) -> Vec<(usize, usize)> {
+fn fired(rival: &mut dyn LevelDetector, bound: f64, out: &Outcome) -> Vec<(usize, usize)> {
     let (mut all, mut held, mut calm, mut is_firing) = (Vec::new(), 0, 0, false);
     for (second, pages) in out.loads.iter().enumerate() {
         let loads: Vec<f64> = pages.iter().map(|p| p.running + p.waiting).collect();

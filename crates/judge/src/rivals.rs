@@ -2,7 +2,7 @@
 //! requests a rank. Each gives a score and a rank every second; one bound is held against the score.
 
 /// A detector of levels: what the ranks' loads are now, to the score of the rank that stands out.
-pub trait Rival {
+pub trait LevelDetector {
     fn name(&self) -> &'static str;
     /// The bounds that are tried.
     fn bounds(&self) -> Vec<f64>;
@@ -10,7 +10,7 @@ pub trait Rival {
 }
 
 /// All of them, fresh.
-pub fn all() -> Vec<Box<dyn Rival>> {
+pub fn all() -> Vec<Box<dyn LevelDetector>> {
     vec![Box::new(MaxOverMean), Box::new(RobustZ), Box::new(Cusum::default())]
 }
 
@@ -28,7 +28,7 @@ fn highest(scores: impl Iterator<Item = f64>) -> (f64, usize) {
 /// The largest load over the mean one.
 struct MaxOverMean;
 
-impl Rival for MaxOverMean {
+impl LevelDetector for MaxOverMean {
     fn name(&self) -> &'static str {
         "max/mean"
     }
@@ -44,7 +44,7 @@ impl Rival for MaxOverMean {
 /// The distance from the ranks' median, in their median absolute deviation.
 struct RobustZ;
 
-impl Rival for RobustZ {
+impl LevelDetector for RobustZ {
     fn name(&self) -> &'static str {
         "robust z"
     }
@@ -74,7 +74,7 @@ struct Sum {
     down: f64,
 }
 
-impl Rival for Cusum {
+impl LevelDetector for Cusum {
     fn name(&self) -> &'static str {
         "CUSUM"
     }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::nothing::nothing_stands_out;
 use self::own_batches::kind_with_own_batches;
 use crate::collective::{MatchedCollectives, match_collectives};
-use crate::enough::{Enough, enough};
+use crate::enough::{StepEvidence, enough};
 use crate::host::{HostFinding, HostTime, host_time};
 use crate::kernel::Family;
 use crate::period_fit;
@@ -238,12 +238,14 @@ fn host_may_be_chance(profiles: &[&RankProfile], at: usize, found: &Diagnosis) -
     let with_work = |p: &&RankProfile| p.steps.iter().filter(|s| s.kind != StepKind::Idle).count();
     let fewest = profiles.iter().map(with_work).min().unwrap_or(0);
     match enough(profiles, at) {
-        Enough::Yes => None,
-        Enough::No(Some(wanted)) if wanted > fewest => Some(format!(
+        StepEvidence::Yes => None,
+        StepEvidence::No(Some(wanted)) if wanted > fewest => Some(format!(
             "{fewest} step{} may show a passing moment: about {wanted} steps on every rank would tell",
             plural(fewest)
         )),
-        Enough::No(_) => Some("its steps differ so much among each other that this may be chance".to_owned()),
+        StepEvidence::No(_) => {
+            Some("its steps differ so much among each other that this may be chance".to_owned())
+        }
     }
 }
 

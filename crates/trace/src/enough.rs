@@ -25,7 +25,7 @@ const MOST: usize = 200;
 
 /// What the steps of a window can show of host time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Enough {
+pub enum StepEvidence {
     /// The difference is beyond chance.
     Yes,
     /// It may be chance; about so many steps would tell, if as many as a window can hold do.
@@ -33,7 +33,7 @@ pub enum Enough {
 }
 
 /// Judges the host time of rank `at` against its peers with the same activities of the profiler.
-pub fn enough(profiles: &[&RankProfile], at: usize) -> Enough {
+pub fn enough(profiles: &[&RankProfile], at: usize) -> StepEvidence {
     let known = profiles.iter().all(|p| p.knows_launches);
     let mine = blocks(profiles[at], known);
     let alike = |i: &usize| *i != at && profiles[*i].activities == profiles[at].activities;
@@ -43,13 +43,13 @@ pub fn enough(profiles: &[&RankProfile], at: usize) -> Enough {
     let steps = [at].iter().chain(&peers).map(|&i| with_work(profiles[i]).count()).min().unwrap_or(0);
     let least = fewest_steps(ranks);
     if steps < least || mine.is_empty() || theirs.is_empty() {
-        return Enough::No(Some(least));
+        return StepEvidence::No(Some(least));
     }
     let above = pairs_above(&mine, &theirs);
     if ranks as f64 * chance(above, mine.len(), theirs.len()) <= CHANCE {
-        return Enough::Yes;
+        return StepEvidence::Yes;
     }
-    Enough::No(steps_wanted(above, mine.len(), theirs.len(), steps))
+    StepEvidence::No(steps_wanted(above, mine.len(), theirs.len(), steps))
 }
 
 /// Pace of each block of steps that follow each other: nanoseconds of host time per launch, or per step

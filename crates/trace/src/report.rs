@@ -8,7 +8,7 @@ mod terminal;
 use std::io::{self, Write};
 
 pub use self::csv::write_csv;
-pub use self::html::{Context, History, Occasion, Series, write_html};
+pub use self::html::{Context, History, ReportIncident, Series, write_html};
 pub use self::terminal::write_terminal;
 use crate::comparison::Comparison;
 
@@ -124,7 +124,7 @@ mod tests {
                 plain += &piece[end + 1..];
             }
             let csv = text_of(|out| write_csv(out, &input.profiles));
-            let html = text_of(|out| write_html(out, &c, Context { occasion: None, history: Some(&history) }));
+            let html = text_of(|out| write_html(out, &c, Context { incident: None, history: Some(&history) }));
             for text in [plain, csv.clone(), html.clone(), text_of(|out| write_json(out, &c))] {
                 for line in text.split('\n') {
                     prop_assert!(is_printable(line), "{line:?}");

@@ -59,7 +59,7 @@ pub async fn capture(
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges, cancel) = (record.incident.window(), Vec::new(), links.cancel.clone());
     let taking =
-        Taking { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
+        NsysCapture { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {
@@ -94,7 +94,7 @@ pub async fn output_of(store: &CaptureStore, incident: &str, number: usize) -> P
     canonical.ok().and_then(Result::ok).unwrap_or(scratch).join("window")
 }
 
-struct Taking {
+struct NsysCapture {
     store: CaptureStore,
     handle: TargetHandle,
     spec: NsysWindow,
@@ -167,7 +167,7 @@ async fn stop_session(
 
 /// The result of reading a session's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
+enum SessionState {
     Is(Readiness),
     /// It is not in the list.
     Absent,
@@ -175,7 +175,7 @@ enum Seen {
     Unread(String),
 }
 
-impl Seen {
+impl SessionState {
     const fn is(&self, wanted: Readiness) -> bool {
         matches!(
             (self, wanted),
@@ -187,7 +187,7 @@ impl Seen {
     }
 }
 
-impl std::fmt::Display for Seen {
+impl std::fmt::Display for SessionState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Is(state) => write!(f, "its state is {}", state.word()),
@@ -197,7 +197,7 @@ impl std::fmt::Display for Seen {
     }
 }
 
-impl Taking {
+impl NsysCapture {
     async fn run(mut self) -> CaptureResult {
         let mut result =
             CaptureResult { means: Means::Nsys, sent_at: self.store.clock.now(), ..CaptureResult::default() };
@@ -274,8 +274,8 @@ impl Taking {
         // A refused start although it collects: another client started it just before.
         let refused = answer.code.is_some_and(|code| code != 0);
         match seen {
-            Seen::Is(Readiness::Collecting) if !refused => {}
-            Seen::Is(Readiness::Collecting) => {
+            SessionState::Is(Readiness::Collecting) if !refused => {}
+            SessionState::Is(Readiness::Collecting) => {
                 return Err(Failed::closed(format!(
                     "nsys refused to start session {} ({}), which another client has started; it is left alone",
                     session.name,
@@ -283,11 +283,11 @@ impl Taking {
                 )));
             }
             // It may have begun: what is ours is stopped.
-            Seen::Unread(_) | Seen::Is(Readiness::Busy) if !refused => {
+            SessionState::Unread(_) | SessionState::Is(Readiness::Busy) if !refused => {
                 self.send_stop(nsys, session, self.store.clock.now()).await?;
                 return Err(Failed::open(not_begun(session, &answer, &seen)));
             }
-            Seen::Is(Readiness::Ready) if !refused => {
+            SessionState::Is(Readiness::Ready) if !refused => {
                 return Err(self.begins_late(nsys, session, &answer, (at, until), result).await);
             }
             _ => return Err(Failed::closed(not_begun(session, &answer, &seen))),
@@ -310,11 +310,11 @@ impl Taking {
     ) -> Failed {
         self.show(WindowPhase::Unknown);
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let decided = |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Ready);
+        let decided = |s: &SessionState| matches!(s, SessionState::Is(state) if *state != Readiness::Ready);
         let seen = wait_for(nsys, &session.id, left, decided).await;
         let waited = self.store.clock.now().since(at).as_secs();
         match seen {
-            Seen::Is(Readiness::Collecting) => {
+            SessionState::Is(Readiness::Collecting) => {
                 self.show(WindowPhase::Stopping);
                 match self.stop(nsys, session, self.store.clock.now(), result).await {
                     Err(failed @ Failed { unproven: true, .. }) => failed,
@@ -324,12 +324,16 @@ impl Taking {
                     )),
                 }
             }
-            Seen::Absent | Seen::Is(Readiness::Gone) => Failed::closed(not_begun(session, answer, &seen)),
-            Seen::Unread(_) | Seen::Is(Readiness::Ready | Readiness::Busy) => Failed::open(format!(
-                "{} after {waited} s, though the start was taken, so it may begin yet: look with `nsys sessions list`, and stop it by hand: nsys stop --session={}",
-                not_begun(session, answer, &seen),
-                session.id
-            )),
+            SessionState::Absent | SessionState::Is(Readiness::Gone) => {
+                Failed::closed(not_begun(session, answer, &seen))
+            }
+            SessionState::Unread(_) | SessionState::Is(Readiness::Ready | Readiness::Busy) => {
+                Failed::open(format!(
+                    "{} after {waited} s, though the start was taken, so it may begin yet: look with `nsys sessions list`, and stop it by hand: nsys stop --session={}",
+                    not_begun(session, answer, &seen),
+                    session.id
+                ))
+            }
         }
     }
 
@@ -386,8 +390,10 @@ impl Taking {
     ) -> Result<PathBuf, Failed> {
         let mut answer = self.send_stop(nsys, session, at).await?;
         self.show(WindowPhase::Exporting);
-        let ended =
-            |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Collecting) || *s == Seen::Absent;
+        let ended = |s: &SessionState| {
+            matches!(s, SessionState::Is(state) if *state != Readiness::Collecting)
+                || *s == SessionState::Absent
+        };
         // A stop that had no effect is noticed soon; generating takes minutes.
         let mut seen = wait_for(nsys, &session.id, AGAIN, ended).await;
         if seen.is(Readiness::Collecting) {
@@ -398,7 +404,7 @@ impl Taking {
             seen = wait_for(nsys, &session.id, EXPORT_LIMIT, |s| ended(s) && !s.is(Readiness::Busy)).await;
         }
         match &seen {
-            Seen::Is(Readiness::Collecting) | Seen::Unread(_) => {
+            SessionState::Is(Readiness::Collecting) | SessionState::Unread(_) => {
                 return Err(Failed::open(format!(
                     "nsys was asked to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
                     session.name,
@@ -411,17 +417,17 @@ impl Taking {
                     session.id
                 )));
             }
-            Seen::Is(Readiness::Busy) => {
+            SessionState::Is(Readiness::Busy) => {
                 let limit = EXPORT_LIMIT.as_secs();
                 return Err(Failed::open(format!(
                     "nsys had not generated the report of session {} after {limit} s",
                     session.name
                 )));
             }
-            Seen::Is(Readiness::Ready | Readiness::Gone) | Seen::Absent => {}
+            SessionState::Is(Readiness::Ready | Readiness::Gone) | SessionState::Absent => {}
         }
         self.show(WindowPhase::Verifying);
-        let gone = matches!(seen, Seen::Is(Readiness::Gone) | Seen::Absent);
+        let gone = matches!(seen, SessionState::Is(Readiness::Gone) | SessionState::Absent);
         report::path_of(&answer, gone, result).await
     }
 
@@ -433,22 +439,27 @@ impl Taking {
     }
 }
 
-fn not_begun(session: &Session, output: &CommandOutput, seen: &Seen) -> String {
+fn not_begun(session: &Session, output: &CommandOutput, seen: &SessionState) -> String {
     format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, output.summary())
 }
 
 /// Reads the state of a session until it is as wanted; the last one otherwise.
-async fn wait_for(nsys: &Nsys, id: &str, limit: Duration, wanted: impl Fn(&Seen) -> bool) -> Seen {
+async fn wait_for(
+    nsys: &Nsys,
+    id: &str,
+    limit: Duration,
+    wanted: impl Fn(&SessionState) -> bool,
+) -> SessionState {
     let until = tokio::time::Instant::now() + limit;
     loop {
         let seen = match nsys.sessions().await {
             Ok(sessions) => {
                 let found = sessions.iter().find(|s| s.id == id);
-                found.map_or(Seen::Absent, |s| Seen::Is(s.readiness()))
+                found.map_or(SessionState::Absent, |s| SessionState::Is(s.readiness()))
             }
-            Err(error) => Seen::Unread(error.to_string()),
+            Err(error) => SessionState::Unread(error.to_string()),
         };
-        if wanted(&seen) || seen == Seen::Absent || tokio::time::Instant::now() >= until {
+        if wanted(&seen) || seen == SessionState::Absent || tokio::time::Instant::now() >= until {
             return seen;
         }
         tokio::time::sleep(STATE_POLL).await;

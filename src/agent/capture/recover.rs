@@ -21,7 +21,7 @@ use crate::observe::profile_lines;
 use skewtrap_core::capture::facts::{ServerKind, Sizes};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::path_map::PathMap;
-use skewtrap_core::capture::window::{CHANCE, Distrust, EXPORT_LIMIT, UNREACHED_LIMIT, WindowPhase};
+use skewtrap_core::capture::window::{CHANCE, EXPORT_LIMIT, SettlingTime, UNREACHED_LIMIT, WindowPhase};
 use skewtrap_core::fleet::lease::WindowEnd;
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
@@ -244,7 +244,8 @@ async fn closed(
             let moved = crate::world::blocking(move || bundles.traces(&incident, number)).await;
             // A read that panics leaves them where they are.
             let moved = moved.unwrap_or_default();
-            let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
+            let status =
+                Status { phase: WindowPhase::Unknown, distrust: SettlingTime::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let readers: Vec<_> = ends
                 .iter()

@@ -12,13 +12,13 @@ use crate::act::bundle::{Bundles, gathered_of, ranks_of};
 use crate::act::state::StateError;
 use crate::agent::cost::Meter;
 use crate::agent::plan::host;
-use crate::agent::pool::{Held, Wanted};
+use crate::agent::pool::{HeldLease, Wanted};
 use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::agent::{AgentEvent, Samples, compare, report};
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::refusal::Refusal;
-use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::capture::window::{SettlingTime, WindowPhase};
 use skewtrap_core::fleet::gather::{self, WindowManifest};
 use skewtrap_core::fleet::lease::{START_WITHIN, WindowEnd};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
@@ -60,7 +60,7 @@ impl Task {
             }
         };
         let record = self.record().await;
-        let distrust = Distrust::opened(self.store.clock.now());
+        let distrust = SettlingTime::opened(self.store.clock.now());
         let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, distrust });
         let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
         let meter = self.meter.clone();
@@ -103,7 +103,7 @@ impl Task {
     }
 
     /// The lease of the pool, where there is one.
-    async fn lease(&self) -> Result<Option<Held>, Refusal> {
+    async fn lease(&self) -> Result<Option<HeldLease>, Refusal> {
         let Some(pool) = &self.store.pool else { return Ok(None) };
         let (attempt, method) = (&self.plan.attempt, &self.plan.method);
         let ranks = match method {
@@ -123,7 +123,7 @@ impl Task {
     /// Says to the pool how the window ended. One that is left open is told by the agent that closes it.
     async fn give_back(
         &self,
-        lease: Option<Held>,
+        lease: Option<HeldLease>,
         taken: &Result<Result<Taken, StateError>, tokio::task::JoinError>,
     ) {
         let (Some(pool), Some(lease)) = (&self.store.pool, lease) else { return };

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Ask, Held, Pool, WAITING, gather};
+use super::{Ask, HeldLease, Pool, WAITING, gather};
 use crate::act::state::{State, StateError};
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::plan::host;
@@ -25,7 +25,7 @@ use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::fleet::gather::Gathered;
 use skewtrap_core::fleet::lease::{
-    Answer, GiveBack, GiveBackStep, Intent, Proof, StoreClock, Take, TakeStep, WindowEnd,
+    Answer, GiveBackStep, Intent, LeaseRequest, LeaseRequestStep, LeaseReturn, Proof, StoreClock, WindowEnd,
 };
 use skewtrap_fleet::kubernetes::Access;
 use skewtrap_fleet::lease::PoolLease;
@@ -56,14 +56,14 @@ pub(in crate::agent) fn start(
     supervisor: &Supervisor,
 ) -> Pool {
     let (asks, asked) = mpsc::channel(WAITING);
-    let keeper = Keeper::new(config, budget, servers, state.clone(), metrics.clone());
+    let keeper = LeaseKeeper::new(config, budget, servers, state.clone(), metrics.clone());
     supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
     Pool { asks }
 }
 
 /// A lease that is to be given back.
 struct Return {
-    back: GiveBack,
+    back: LeaseReturn,
     intent: Intent,
     end: WindowEnd,
     due: tokio::time::Instant,
@@ -72,7 +72,7 @@ struct Return {
 }
 
 /// A lease of an agent before this one, which is to be looked up in the store and given back.
-struct Unfound {
+struct UnresolvedLease {
     /// The attempt whose window was closed, and how it ended; `None` for whichever the state knows to be closed.
     closed: Option<(String, WindowEnd)>,
     due: tokio::time::Instant,
@@ -80,7 +80,7 @@ struct Unfound {
     again_in: Option<Duration>,
 }
 
-struct Keeper {
+struct LeaseKeeper {
     config: StoreConfig,
     budget: Budget,
     steady: Clock,
@@ -89,13 +89,13 @@ struct Keeper {
     /// The takes of windows that have not ended.
     held: BTreeSet<String>,
     returns: Vec<Return>,
-    unfound: Vec<Unfound>,
+    unfound: Vec<UnresolvedLease>,
     servers: Vec<(String, Server)>,
     state: State,
     metrics: Arc<Metrics>,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     fn new(
         config: StoreConfig,
         budget: Budget,
@@ -190,15 +190,15 @@ impl Keeper {
         self.lease.clone().ok_or_else(|| anyhow::anyhow!("no lease"))
     }
 
-    async fn take(&mut self, intent: Intent, expected: Estimate) -> Result<Option<Held>, Refusal> {
+    async fn take(&mut self, intent: Intent, expected: Estimate) -> Result<Option<HeldLease>, Refusal> {
         let agent = self.state.agent().to_string();
         let nonce = format!("{agent}-{:016x}", fastrand::u64(..));
         let intent = Intent { agent, host: host(), nonce, ..intent };
         let (steady, wall) = (self.steady, wall_time());
         let step = match self.lease() {
-            Err(error) => TakeStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
+            Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
             Ok(mut lease) => {
-                let mut take = Take::new(intent, self.budget.clone(), expected, self.clock());
+                let mut take = LeaseRequest::new(intent, self.budget.clone(), expected, self.clock());
                 let known = Known {
                     state: &self.state,
                     held: &self.held,
@@ -209,14 +209,16 @@ impl Keeper {
                     let mut step = take.begin();
                     loop {
                         step = lease.take(&mut take, step, || steady.now()).await;
-                        let TakeStep::Prove(open) = &step else { return step };
+                        let LeaseRequestStep::Prove(open) = &step else { return step };
                         let proof = known.proof_of(open).await;
                         step = take.on(Answer::Proven(proof), steady.now());
                     }
                 };
-                let step = tokio::time::timeout(TAKE_LIMIT, asking).await.unwrap_or_else(|_| Take::gave_up());
+                let step = tokio::time::timeout(TAKE_LIMIT, asking)
+                    .await
+                    .unwrap_or_else(|_| LeaseRequest::gave_up());
                 self.learn(&lease);
-                if !matches!(step, TakeStep::Taken(_)) && take.may_have_it() {
+                if !matches!(step, LeaseRequestStep::Taken(_)) && take.may_have_it() {
                     // The request may have arrived, or still arrive. The answer does not wait for that.
                     let intent = take.intent().clone();
                     self.later(intent.clone(), WindowEnd::default(), Duration::ZERO);
@@ -226,7 +228,7 @@ impl Keeper {
             }
         };
         match step {
-            TakeStep::Taken(turn) => {
+            LeaseRequestStep::Taken(turn) => {
                 self.metrics.lease.tell(None);
                 if let Some(before) = &turn.after_unproven {
                     warn!(
@@ -238,9 +240,9 @@ impl Keeper {
                 info!(attempt = turn.intent.attempt, fence = turn.fence, "the lease of the pool is taken");
                 self.held.insert(turn.intent.nonce.clone());
                 let turn = Arc::from(turn);
-                Ok(Some(Held { turn, steady, wall, was_late: Arc::default() }))
+                Ok(Some(HeldLease { turn, steady, wall, was_late: Arc::default() }))
             }
-            TakeStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
+            LeaseRequestStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
                 self.metrics.lease.tell(Some(refusal.to_string()));
                 match self.config.on_lease_loss {
                     OnLeaseLoss::Refuse => Err(refusal),
@@ -252,7 +254,7 @@ impl Keeper {
                     }
                 }
             }
-            TakeStep::Refused(refusal) => {
+            LeaseRequestStep::Refused(refusal) => {
                 self.metrics.lease.tell(None);
                 Err(refusal)
             }
@@ -297,7 +299,7 @@ impl Keeper {
     /// Gives back what an agent before this one took: the lease of an attempt whose window was closed, or what its
     /// state knows to be closed, or never started. A store that is away is asked again.
     async fn find(&mut self, closed: Option<(String, WindowEnd)>) {
-        self.unfound.push(Unfound { closed, due: tokio::time::Instant::now(), again_in: None });
+        self.unfound.push(UnresolvedLease { closed, due: tokio::time::Instant::now(), again_in: None });
         self.find_due().await;
     }
 
@@ -305,7 +307,7 @@ impl Keeper {
         let now = tokio::time::Instant::now();
         let (due, waiting) = std::mem::take(&mut self.unfound).into_iter().partition(|u| u.due <= now);
         self.unfound = waiting;
-        let due: Vec<Unfound> = due;
+        let due: Vec<UnresolvedLease> = due;
         if due.is_empty() {
             return;
         }
@@ -322,7 +324,7 @@ impl Keeper {
                     }
                     let again_in = unfound.again_in.map_or(AGAIN, |before| (2 * before).min(LONGEST_AGAIN));
                     let due = now + again_in.mul_f64(0.5 + fastrand::f64());
-                    self.unfound.push(Unfound { due, again_in: Some(again_in), ..unfound });
+                    self.unfound.push(UnresolvedLease { due, again_in: Some(again_in), ..unfound });
                 }
                 return;
             }
@@ -354,7 +356,7 @@ impl Keeper {
     }
 
     fn later(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
-        let back = GiveBack::new(intent.clone(), end.clone());
+        let back = LeaseReturn::new(intent.clone(), end.clone());
         let due = tokio::time::Instant::now() + after;
         self.returns.push(Return { back, intent, end, due, is_told: false });
     }
@@ -495,7 +497,7 @@ mod tests {
     use crate::act::attempt_of_a_test;
     use skewtrap_trace::time::Time;
 
-    fn keeper(bucket: &Path, state: &State) -> Keeper {
+    fn keeper(bucket: &Path, state: &State) -> LeaseKeeper {
         let config = StoreConfig {
             address: format!("file://{}", bucket.display()),
             pool: "p".into(),
@@ -506,7 +508,7 @@ mod tests {
             raw: false,
             secrets: false,
         };
-        Keeper::new(config, Budget::default(), Vec::new(), state.clone(), Arc::default())
+        LeaseKeeper::new(config, Budget::default(), Vec::new(), state.clone(), Arc::default())
     }
 
     fn intent(attempt: &str) -> Intent {

@@ -29,7 +29,7 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// A request in `of` has this fate, with these odds in a hundred.
-    Network { of: Requests, fate: Fate, odds: u8 },
+    Network { of: Requests, outcome: RequestOutcome, odds: u8 },
     /// The agent's disk takes no operation.
     DiskStalls,
     /// The agent's state refuses writes.
@@ -69,7 +69,7 @@ pub enum Requests {
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fate {
+pub enum RequestOutcome {
     /// The connection is refused.
     Refused,
     /// It is lost, and the client waits.
@@ -166,17 +166,17 @@ impl Kind {
         let of = of[dice.usize(..of.len())];
         let status = [404, 500, 502, 503][dice.usize(..4)];
         let fates = [
-            Fate::Refused,
-            Fate::Dropped,
-            Fate::HalfOpen,
-            Fate::BrokenBefore,
-            Fate::BrokenAfter,
-            Fate::Late(dice.u64(50..9_000)),
-            Fate::Proxy(status),
-            Fate::ProxyAfter(status),
+            RequestOutcome::Refused,
+            RequestOutcome::Dropped,
+            RequestOutcome::HalfOpen,
+            RequestOutcome::BrokenBefore,
+            RequestOutcome::BrokenAfter,
+            RequestOutcome::Late(dice.u64(50..9_000)),
+            RequestOutcome::Proxy(status),
+            RequestOutcome::ProxyAfter(status),
         ];
         let odds = if dice.bool() { 100 } else { dice.u8(20..90) };
-        Self::Network { of, fate: fates[dice.usize(..fates.len())], odds }
+        Self::Network { of, outcome: fates[dice.usize(..fates.len())], odds }
     }
 }
 

@@ -15,7 +15,7 @@ use fastrand::Rng;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::scenario::{Fate, Kind, Scenario};
+use super::scenario::{Kind, RequestOutcome, Scenario};
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::demo::exchange::{CallId, Effect, Outcome, Request};
 use crate::demo::load::LoadTrack;
@@ -46,10 +46,10 @@ const START_WITHIN: Duration = Duration::from_secs(11);
 type Reply = oneshot::Sender<Result<(u16, Vec<u8>), Unanswered>>;
 
 /// A request on its way.
-struct Flight {
+struct InFlightRequest {
     request: Request,
     sent: Time,
-    fate: Option<Fate>,
+    outcome: Option<RequestOutcome>,
     reply: Reply,
 }
 
@@ -76,8 +76,8 @@ struct State {
     /// The true time while no runtime runs.
     stopped_at: Time,
     events: BTreeMap<(Time, usize), Event>,
-    flights: BTreeMap<(Time, usize), Flight>,
-    calls: BTreeMap<CallId, (Option<Fate>, Reply)>,
+    flights: BTreeMap<(Time, usize), InFlightRequest>,
+    calls: BTreeMap<CallId, (Option<RequestOutcome>, Reply)>,
     number: usize,
     active: Vec<usize>,
     wall_offset: f64,
@@ -355,18 +355,20 @@ impl World {
             if is_start {
                 state.start_leaves();
             }
-            let fate = state.fate_of(&request.path);
+            let outcome = state.outcome_of(&request.path);
             let there = state.dice.u64(1..LATENCY_MS);
-            match fate {
-                Some(Fate::Refused) => return Err(Unanswered::Refused { why: "Connection refused".into() }),
-                Some(Fate::Dropped) => None,
+            match outcome {
+                Some(RequestOutcome::Refused) => {
+                    return Err(Unanswered::Refused { why: "Connection refused".into() });
+                }
+                Some(RequestOutcome::Dropped) => None,
                 _ => {
-                    let more = if let Some(Fate::Late(ms)) = fate { ms } else { 0 };
+                    let more = if let Some(RequestOutcome::Late(ms)) = outcome { ms } else { 0 };
                     let (reply, answered) = oneshot::channel();
                     let sent = state.now();
                     let at = sent + Duration::from_millis(there + more);
                     let key = (at, state.next_number());
-                    state.flights.insert(key, Flight { request, sent, fate, reply });
+                    state.flights.insert(key, InFlightRequest { request, sent, outcome, reply });
                     Some(answered)
                 }
             }
@@ -412,14 +414,14 @@ impl State {
         self.active.iter().any(|i| wanted(&self.scenario.faults[*i].kind))
     }
 
-    fn fate_of(&mut self, path: &str) -> Option<Fate> {
+    fn outcome_of(&mut self, path: &str) -> Option<RequestOutcome> {
         for i in self.active.clone() {
-            if let Kind::Network { of, fate, odds } = self.scenario.faults[i].kind
+            if let Kind::Network { of, outcome, odds } = self.scenario.faults[i].kind
                 && of.has(path)
                 && self.dice.u8(..100) < odds
             {
-                self.say(&format!("{path}: {fate:?}"));
-                return Some(fate);
+                self.say(&format!("{path}: {outcome:?}"));
+                return Some(outcome);
             }
         }
         None
@@ -569,12 +571,12 @@ impl State {
         }
     }
 
-    fn arrives(&mut self, flight: Flight) {
-        let Flight { request, sent, fate, reply } = flight;
+    fn arrives(&mut self, flight: InFlightRequest) {
+        let InFlightRequest { request, sent, outcome, reply } = flight;
         let lost = |why: &str| Err(Unanswered::Lost { why: why.into() });
-        let answer = match fate {
-            Some(Fate::BrokenBefore) => Some(lost("connection reset by peer")),
-            Some(Fate::Proxy(status)) => Some(Ok((status, b"an error of the proxy".to_vec()))),
+        let answer = match outcome {
+            Some(RequestOutcome::BrokenBefore) => Some(lost("connection reset by peer")),
+            Some(RequestOutcome::Proxy(status)) => Some(Ok((status, b"an error of the proxy".to_vec()))),
             _ if !self.server.is_up() => Some(Err(Unanswered::Refused { why: "Connection refused".into() })),
             _ => None,
         };
@@ -584,13 +586,13 @@ impl State {
             return;
         }
         match request.path.as_str() {
-            "/start_profile" => self.start_arrives(&request, fate.is_none()),
+            "/start_profile" => self.start_arrives(&request, outcome.is_none()),
             "/stop_profile" => self.stop_arrives(sent),
             path if path.ends_with("server_info") => {
                 self.is_unseen = false;
                 // An agent that hears this just after it heard that the start was accepted knows on which
                 // instance its window is.
-                if fate.is_none() {
+                if outcome.is_none() {
                     let now = self.now();
                     self.outdated.retain(|_, heard| heard.is_none_or(|at| now.since(at) > IDENTIFIED));
                 }
@@ -599,7 +601,7 @@ impl State {
         }
         let now = self.now();
         let (call, effects) = self.server.request(now, &request);
-        self.calls.insert(call, (fate, reply));
+        self.calls.insert(call, (outcome, reply));
         self.take(effects);
         if request.path == "/start_profile" {
             self.check();
@@ -705,13 +707,13 @@ impl State {
     }
 
     fn answered(&mut self, call: CallId, outcome: Outcome) {
-        let Some((fate, reply)) = self.calls.remove(&call) else { return };
+        let Some((fault, reply)) = self.calls.remove(&call) else { return };
         let lost = || Err(Unanswered::Lost { why: "connection closed before message completed".into() });
-        let answer = match (fate, outcome) {
+        let answer = match (fault, outcome) {
             // The sender is kept: nobody ever answers.
-            (Some(Fate::HalfOpen), _) => return,
-            (Some(Fate::BrokenAfter), _) | (_, Outcome::Reset) => lost(),
-            (Some(Fate::ProxyAfter(status)), _) => Ok((status, b"an error of the proxy".to_vec())),
+            (Some(RequestOutcome::HalfOpen), _) => return,
+            (Some(RequestOutcome::BrokenAfter), _) | (_, Outcome::Reset) => lost(),
+            (Some(RequestOutcome::ProxyAfter(status)), _) => Ok((status, b"an error of the proxy".to_vec())),
             (_, Outcome::Answer(answer)) => Ok((answer.status, answer.body)),
         };
         let _ = reply.send(answer);

@@ -32,7 +32,7 @@ pub(super) struct Files {
 #[derive(Debug)]
 struct Known {
     view: Arc<View>,
-    seen: BTreeMap<PathBuf, Seen>,
+    seen: BTreeMap<PathBuf, FileProgress>,
     /// The folder of a window of ours was seen: only its start makes it.
     made: bool,
 }
@@ -55,7 +55,7 @@ struct View {
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct FileProgress {
     last: FoundFile,
     read: Option<Artifact>,
 }
@@ -165,7 +165,7 @@ impl Files {
                 if !engine.accounts_for_every_rank() {
                     tell(Event::File { rank: None, whole: false });
                 }
-                self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
+                self.lock().seen.insert(sighted.path.clone(), FileProgress { last: sighted, read: None });
             } else if !is_read && let Some(event) = self.read(sighted, engine, &ranks).await {
                 tell(event);
             }
@@ -177,7 +177,7 @@ impl Files {
         let mut artifact = crate::world::blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
         artifact.rank = artifact.rank.map(|named| rank_among(engine, ranks, named));
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
-        self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
+        self.lock().seen.insert(sighted.path.clone(), FileProgress { last: sighted, read: Some(artifact) });
         Some(event)
     }
 

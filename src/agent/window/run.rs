@@ -11,7 +11,7 @@ use super::{Status, TargetHandle};
 use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
 use crate::agent::cost::{Reach, instance_of};
-use crate::agent::pool::Held;
+use crate::agent::pool::HeldLease;
 use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::server::facts;
@@ -19,7 +19,7 @@ use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window, WindowPhase};
+use skewtrap_core::capture::window::{Answer, Ending, Event, Output, SettlingTime, Window, WindowPhase};
 use skewtrap_core::incident::Exchange;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -52,7 +52,7 @@ struct Inner {
     log: Log,
     ended: Notify,
     status: watch::Sender<Status>,
-    lease: Option<Held>,
+    lease: Option<HeldLease>,
     /// Held while the instance that accepted the start is asked for, a second or two at most.
     identity: tokio::sync::Mutex<()>,
     shared: Mutex<Shared>,
@@ -64,7 +64,7 @@ struct Shared {
     open: OpenWindow,
     exchanges: Vec<Exchange>,
     ending: Option<Ending>,
-    distrust: Distrust,
+    distrust: SettlingTime,
     cancelled: bool,
     /// Whether a start is on its way and its answer not here yet.
     is_starting: bool,
@@ -94,7 +94,7 @@ impl Run {
         (clock, log): (Clock, Log),
         status: watch::Sender<Status>,
     ) -> Self {
-        let distrust = Distrust::opened(open.sent_at);
+        let distrust = SettlingTime::opened(open.sent_at);
         let shared = Shared {
             window,
             open,
@@ -122,7 +122,7 @@ impl Run {
     }
 
     /// The same under the lease of the pool; for one that was just made.
-    pub(super) fn under(mut self, lease: Option<Held>) -> Self {
+    pub(super) fn under(mut self, lease: Option<HeldLease>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.lease = lease;
         }
@@ -215,7 +215,7 @@ impl Run {
     async fn start(self, at: Time) {
         let (answer, exchange) = profile::start(&self.0.server, &self.0.request, at).await;
         let is_granted = answer == Answer::Ok;
-        if let Some(note) = self.0.lease.as_ref().filter(|l| l.check_answered()).and_then(Held::note) {
+        if let Some(note) = self.0.lease.as_ref().filter(|l| l.check_answered()).and_then(HeldLease::note) {
             error!("{note}");
             self.handle(&Event::Close);
         }
@@ -431,7 +431,7 @@ mod tests {
         let (window, _) =
             Window::start(&request_of_a_test(), Visibility { log: true, files: false }, clock.now());
         let (status, _) =
-            watch::channel(Status { phase: window.phase(), distrust: Distrust::opened(clock.now()) });
+            watch::channel(Status { phase: window.phase(), distrust: SettlingTime::opened(clock.now()) });
         let log = Log::from_now(Vec::new()).await;
         let run = Run::new(&target, &request_of_a_test(), window, open, state.clone(), (clock, log), status);
         run.handle(&Event::StartAnswered(Answer::Ok));

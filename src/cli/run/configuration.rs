@@ -40,22 +40,22 @@ pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
 }
 
 /// The configuration, and every file and folder that it was read from, even if it is wrong.
-pub(super) fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, Seen) {
-    let seen = Seen::default();
+pub(super) fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, ReadLog) {
+    let seen = ReadLog::default();
     let config = config_from(args, &seen);
     (config, seen)
 }
 
 /// What was seen when a configuration was read.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ReadLog {
     /// Every file and folder that it was read from.
     pub(super) files: RefCell<Vec<PathBuf>>,
     /// What is wrong, a line each, for whoever does not see standard error.
     pub(super) errors: RefCell<Vec<String>>,
 }
 
-fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
+fn config_from(args: &RunArgs, seen: &ReadLog) -> anyhow::Result<Config> {
     let mut config = match source_of(args).0 {
         Some(path) => {
             let mut config = read(&path, seen)?;
@@ -131,7 +131,7 @@ async fn fetch_once(from: &Discover, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Adds the targets of the file that lists them, if there is one. One that is not there yet lists none.
-fn discover(config: &mut Config, beside: &Path, seen: &Seen) -> anyhow::Result<()> {
+fn discover(config: &mut Config, beside: &Path, seen: &ReadLog) -> anyhow::Result<()> {
     let path = match &config.discover {
         None => return Ok(()),
         Some(Discover::File(file)) => beside.join(file),
@@ -156,7 +156,7 @@ fn discover(config: &mut Config, beside: &Path, seen: &Seen) -> anyhow::Result<(
     Ok(())
 }
 
-fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
+fn of_flags(args: &RunArgs, seen: &ReadLog) -> anyhow::Result<Config> {
     if args.role == Role::Node {
         bail!(wrong(NODE_NEEDS_STORE));
     }
@@ -176,14 +176,14 @@ fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn read(path: &Path, seen: &Seen) -> anyhow::Result<Config> {
+fn read(path: &Path, seen: &ReadLog) -> anyhow::Result<Config> {
     seen.files.borrow_mut().push(path.to_owned());
     let text =
         std::fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read {}: {e}", path.display())))?;
     checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")), seen)
 }
 
-fn checked(name: &str, text: &str, beside: &Path, seen: &Seen) -> anyhow::Result<Config> {
+fn checked(name: &str, text: &str, beside: &Path, seen: &ReadLog) -> anyhow::Result<Config> {
     let load = |path: &str| {
         seen.files.borrow_mut().push(beside.join(path));
         configuration::rule_files(&beside.join(path))

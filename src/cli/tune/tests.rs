@@ -12,7 +12,7 @@ fn every_bound_that_is_tried_can_fire_and_clear() {
     for preset in ["dp-attention-tokens", "kv-usage-skew", "dp-load-skew", "starved-rank", "slow-rank"] {
         let config = config_of(preset);
         for checked in &config.rules {
-            for varied in Varied::all_of(&checked.rule, &config.catalog) {
+            for varied in VariedCondition::all_of(&checked.rule, &config.catalog) {
                 assert!(varied.bounds.contains(&varied.own().bound), "{preset}: its own is tried");
                 for copy in varied.copies() {
                     let trigger = &copy.trigger.conditions[varied.index];
@@ -27,7 +27,7 @@ fn every_bound_that_is_tried_can_fire_and_clear() {
 #[test]
 fn a_clear_stays_as_far_from_even_as_its_trigger_is() {
     let config = config_of("dp-attention-tokens");
-    let varied = &Varied::all_of(&config.rules[0].rule, &config.catalog)[0];
+    let varied = &VariedCondition::all_of(&config.rules[0].rule, &config.catalog)[0];
     let loosest = varied.copies().next().expect("a bound");
     let (trigger, clear) = (loosest.trigger.conditions[0].bound, loosest.clear.conditions[0].bound);
     assert!((trigger - 1.08).abs() < 1e-9 && (clear - 1.05).abs() < 1e-9, "{trigger} {clear}");
@@ -36,15 +36,15 @@ fn a_clear_stays_as_far_from_even_as_its_trigger_is() {
 #[test]
 fn a_share_is_not_tried_beyond_1() {
     let config = config_of("kv-usage-skew");
-    let any_member = &Varied::all_of(&config.rules[0].rule, &config.catalog)[1];
+    let any_member = &VariedCondition::all_of(&config.rules[0].rule, &config.catalog)[1];
     assert_eq!(any_member.own().statistic, Statistic::AnyMember);
     assert!(any_member.bounds.iter().all(|b| *b > 0.0 && *b < 1.0), "{:?}", any_member.bounds);
 }
 
 #[test]
 fn a_bound_is_advised_only_if_all_stricter_ones_are_within_the_limit() {
-    let tried = |per_day: &[f64]| -> Vec<Tried> {
-        let one = |(i, &per_day): (usize, &f64)| Tried {
+    let tried = |per_day: &[f64]| -> Vec<BoundResult> {
+        let one = |(i, &per_day): (usize, &f64)| BoundResult {
             bound: i as f64,
             is_reachable: i < 4,
             firings: 0,

@@ -11,7 +11,7 @@ pub const CHUNK: usize = MAX_LINE;
 
 /// Holds the line that is not complete yet.
 #[derive(Debug, Default)]
-pub struct Cutter {
+pub struct LineSplitter {
     partial: Vec<u8>,
     skip: Option<Skip>,
     long_lines: u64,
@@ -26,7 +26,7 @@ enum Skip {
     Joined,
 }
 
-impl Cutter {
+impl LineSplitter {
     /// For reading that begins in the middle of a line: the rest of that line is dropped.
     pub fn inside_a_line() -> Self {
         Self { skip: Some(Skip::Joined), ..Self::default() }
@@ -91,8 +91,8 @@ mod tests {
 
     use super::*;
 
-    fn cut(chunks: &[&[u8]]) -> (Vec<u8>, Cutter) {
-        let (mut cutter, mut out) = (Cutter::default(), Vec::new());
+    fn cut(chunks: &[&[u8]]) -> (Vec<u8>, LineSplitter) {
+        let (mut cutter, mut out) = (LineSplitter::default(), Vec::new());
         chunks.iter().for_each(|c| cutter.feed(c, &mut out));
         (out, cutter)
     }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_stream_joined_inside_a_line_begins_with_the_next() {
-        let (mut cutter, mut out) = (Cutter::inside_a_line(), Vec::new());
+        let (mut cutter, mut out) = (LineSplitter::inside_a_line(), Vec::new());
         cutter.feed(b"torn", &mut out);
         cutter.feed(b" end\nwhole\n", &mut out);
         assert_eq!((out.as_slice(), cutter.long_lines()), (&b"whole\n"[..], 0));
@@ -142,7 +142,7 @@ mod tests {
                 bytes.extend(line);
                 bytes.push(b'\n');
             }
-            let (mut cutter, mut out, mut rest) = (Cutter::default(), Vec::new(), bytes.as_slice());
+            let (mut cutter, mut out, mut rest) = (LineSplitter::default(), Vec::new(), bytes.as_slice());
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() {
                     break;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::cut::{CHUNK, Cutter};
+use super::cut::{CHUNK, LineSplitter};
 
 /// How many of its first bytes distinguish a file that was truncated and rewritten from one that grew.
 const HEAD: usize = 64;
@@ -63,7 +63,7 @@ struct OpenFile {
     id: (u64, u64),
     position: u64,
     head: Vec<u8>,
-    cutter: Cutter,
+    cutter: LineSplitter,
     /// What lies before this position existed when the reader started: the backlog.
     backlog_end: u64,
     /// How long it was when it was looked at last.
@@ -274,7 +274,7 @@ impl OpenFile {
             id: id_of(&metadata),
             position: 0,
             head: Vec::new(),
-            cutter: Cutter::default(),
+            cutter: LineSplitter::default(),
             backlog_end: if is_backlog { metadata.len() } else { 0 },
             length: metadata.len(),
             idle: 0,
@@ -286,7 +286,7 @@ impl OpenFile {
             let mut last = [0];
             file.read_at(&mut last, open.position - 1)?;
             if last != *b"\n" {
-                open.cutter = Cutter::inside_a_line();
+                open.cutter = LineSplitter::inside_a_line();
             }
             open.remember_head()?;
         }

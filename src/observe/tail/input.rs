@@ -6,15 +6,20 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use super::cut::{CHUNK, Cutter};
+use super::cut::{CHUNK, LineSplitter};
 use crate::observe::Now;
-use crate::observe::outlet::Outlet;
+use crate::observe::sender::ObservationSender;
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, Problem};
 use skewtrap_core::signal::sample::Source;
 
 /// Standard input is read on a thread of its own, because a read of it cannot be interrupted.
-pub(super) async fn follow(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub(super) async fn follow(
+    config: Config,
+    sender: ObservationSender,
+    cancel: CancellationToken,
+    now: Now,
+) -> bool {
     let Config { target, source, .. } = config;
     let (chunks, mut lines_of) = mpsc::channel::<Vec<u8>>(8);
     std::thread::spawn(move || read_all(&mut std::io::stdin().lock(), &chunks));
@@ -31,14 +36,14 @@ pub(super) async fn follow(config: Config, outlet: Outlet, cancel: CancellationT
             }
         };
         let is_last = matches!(observation, Observation::State { .. });
-        if outlet.send(observation).await.is_err() || is_last {
+        if sender.send(observation).await.is_err() || is_last {
             return true;
         }
     }
 }
 
 fn read_all(input: &mut impl Read, chunks: &mpsc::Sender<Vec<u8>>) {
-    let (mut cutter, mut buffer) = (Cutter::default(), vec![0; CHUNK]);
+    let (mut cutter, mut buffer) = (LineSplitter::default(), vec![0; CHUNK]);
     loop {
         let read = match input.read(&mut buffer) {
             Ok(read) => read,

@@ -6,13 +6,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BUDGET, Config, Follow};
 use crate::observe::Now;
-use crate::observe::outlet::Outlet;
+use crate::observe::sender::ObservationSender;
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::Observation;
 
 const EVERY: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(configs: Vec<Config>, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+pub(super) async fn run(
+    configs: Vec<Config>,
+    sender: ObservationSender,
+    cancel: CancellationToken,
+    now: Now,
+) -> bool {
     let mut logs: Vec<_> = configs.into_iter().map(|c| (Follow::new(&c.path, c.from_start), c)).collect();
     let mut tick = tokio::time::interval(EVERY);
     loop {
@@ -30,7 +35,7 @@ pub(super) async fn run(configs: Vec<Config>, outlet: Outlet, cancel: Cancellati
             let at = now();
             let arrival = if polled.is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
             let Config { target, source, .. } = *config;
-            if outlet.send(Observation::Lines { target, source, lines, arrival }).await.is_err() {
+            if sender.send(Observation::Lines { target, source, lines, arrival }).await.is_err() {
                 return true;
             }
         }

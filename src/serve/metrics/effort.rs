@@ -7,14 +7,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Pairs;
-use crate::observe::effort::{Effort, Stage, process_cpu};
+use crate::observe::effort::{SourceCounters, Stage, process_cpu};
 
 /// The names of the threads that read logs, and of the one that writes the state.
 const LOG_THREAD: &str = "logs";
 const STATE_THREAD: &str = "state";
 
 /// CPU time by stage, and how late pages are asked for.
-pub(super) fn registry_of(effort: &Effort) -> Registry {
+pub(super) fn registry_of(effort: &SourceCounters) -> Registry {
     let mut registry = Registry::with_prefix("skewtrap");
     let stages = Family::<Pairs, Counter<f64, AtomicU64>>::default();
     for (stage, seconds) in stages_of(effort) {
@@ -33,7 +33,7 @@ pub(super) fn registry_of(effort: &Effort) -> Registry {
 }
 
 /// Seconds of CPU time of each stage. Their sum is the CPU time of the process.
-fn stages_of(effort: &Effort) -> Vec<(&'static str, f64)> {
+fn stages_of(effort: &SourceCounters) -> Vec<(&'static str, f64)> {
     let counted = Stage::ALL.map(|stage| (stage.word(), effort.seconds(stage)));
     let Threads { own, logs, state } = threads();
     // What the loop's thread did beside the counted stages: it sends requests, receives and waits.
@@ -102,7 +102,7 @@ mod tests {
         }
         let spent = process_cpu() - began;
         assert!(spent >= Duration::from_millis(600), "three threads worked: {spent:?}");
-        let sum: f64 = stages_of(&Effort::default()).iter().map(|(_, seconds)| seconds).sum();
+        let sum: f64 = stages_of(&SourceCounters::default()).iter().map(|(_, seconds)| seconds).sum();
         let all = process_cpu().as_secs_f64();
         assert!((sum - all).abs() < 0.05 * all, "{sum} s of {all} s");
     }

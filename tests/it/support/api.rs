@@ -9,7 +9,7 @@ use skewtrap::clock::wall_time;
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::published::{Published, Publisher, Pulse, publisher};
+use skewtrap::serve::published::{Published, Publisher, Vitals, publisher};
 use skewtrap::serve::{Action, Answer, ApiContext, ApiServer, Command, ServeConfig};
 use skewtrap_core::message::sample;
 use skewtrap_core::signal::source::SourceState;
@@ -41,7 +41,7 @@ pub fn config(dir: &Path) -> ServeConfig {
 
 /// What was published once, and stands.
 pub fn standing(status: Status) -> (Publisher, Published) {
-    let (publisher, published) = publisher(Pulse::default());
+    let (publisher, published) = publisher(Vitals::default());
     publisher.stand(status);
     (publisher, published)
 }

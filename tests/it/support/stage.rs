@@ -28,7 +28,7 @@ use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::stall::UsualIntervals;
-use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::capture::window::{SettlingTime, WindowPhase};
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
@@ -317,7 +317,7 @@ pub fn links(
     let (tell, signals) = mpsc::channel(1024);
     let from = store.clock.now();
     let (status, shown) =
-        watch::channel(Status { phase: WindowPhase::Starting, distrust: Distrust::opened(from) });
+        watch::channel(Status { phase: WindowPhase::Starting, distrust: SettlingTime::opened(from) });
     if let Some(log) = log {
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));

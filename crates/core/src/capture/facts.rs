@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use crate::capture::engine::ServerKind;
-use crate::capture::line::{Foreign, OwnLines, ProfileLine};
+use crate::capture::line::{ForeignWindows, OwnLines, ProfileLine};
 use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
@@ -331,7 +331,7 @@ pub struct Facts {
     /// When the ranks' work, idle or not, was last reported.
     pub ranks_at: Option<Time>,
     /// Windows that somebody else opened.
-    pub foreign: Foreign,
+    pub foreign: ForeignWindows,
     /// Whether the agent reads this server's log.
     pub sees_log: bool,
     /// Windows of the agent's own, so that their lines are not taken for somebody else's.

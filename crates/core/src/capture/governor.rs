@@ -201,7 +201,7 @@ pub struct CaptureRequest<'a> {
 
 /// What a rule has used of its limits on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spent {
+pub struct LimitUsage {
     /// Windows in its current stretch.
     pub windows: u32,
     /// No window before then; `None` where it does not cool down.
@@ -257,12 +257,12 @@ impl Ledger {
     }
 
     /// What a rule has used of its limits on a server; `None` where nothing of it counts any more.
-    pub fn spent(&self, rule: &str, target: &str, limits: &Limits, now: Time) -> Option<Spent> {
+    pub fn spent(&self, rule: &str, target: &str, limits: &Limits, now: Time) -> Option<LimitUsage> {
         let stamps = self.stamps(rule, target);
         let within = stamps.iter().filter(|at| now.since(**at) < limits.per).count();
         let rests = stamps.last().map(|last| *last + limits.cooldown).filter(|until| *until > now);
         (within > 0 || rests.is_some())
-            .then(|| Spent { windows: u32::try_from(within).unwrap_or(u32::MAX), cooldown_until: rests })
+            .then(|| LimitUsage { windows: u32::try_from(within).unwrap_or(u32::MAX), cooldown_until: rests })
     }
 
     /// Records that what fired ended at `now`; returns whether there was an attempt at it.

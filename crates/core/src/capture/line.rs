@@ -101,12 +101,12 @@ const LONGEST_DIR: usize = 1024;
 
 /// Windows that somebody else opened, as far as the log tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Foreign {
+pub struct ForeignWindows {
     open: BTreeMap<Rank, (Time, String)>,
     last: Option<Time>,
 }
 
-impl Foreign {
+impl ForeignWindows {
     /// Takes a line that belongs to no window of the agent's.
     pub fn line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
         self.last = self.last.max(Some(at));
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn somebody_elses_window_is_open_until_every_rank_of_it_stopped() {
-        let mut foreign = Foreign::default();
+        let mut foreign = ForeignWindows::default();
         let starts = ProfileLine::Starts { dir: "/data/busy5".into(), id: None };
         foreign.line(Rank::dp(0), &starts, Time::from_nanos(5));
         foreign.line(Rank::dp(1), &starts, Time::from_nanos(6));
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_log_that_names_any_number_of_ranks_does_not_fill_the_memory() {
-        let mut foreign = Foreign::default();
+        let mut foreign = ForeignWindows::default();
         let at = Time::from_epoch_s(1000.0);
         let start = ProfileLine::Starts { dir: "/p".repeat(100_000), id: None };
         for dp in 0..u16::MAX {

@@ -148,7 +148,7 @@ pub struct Stops {
 
 /// A window that an agent before this one left behind, as far as that agent wrote it down.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LeftBehind {
+pub struct OrphanedWindow {
     /// When its start was sent.
     pub sent_at: Time,
     /// Whether that was answered with success.
@@ -340,7 +340,7 @@ pub struct Visibility {
 
 /// The time in which samples are not to be trusted: a capture must not trigger the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Distrust {
+pub struct SettlingTime {
     /// The start was sent.
     pub from: Time,
     /// The stop was sent, or the window ended by itself; `None` while it is open.
@@ -349,7 +349,7 @@ pub struct Distrust {
     pub until: Option<Time>,
 }
 
-impl Distrust {
+impl SettlingTime {
     /// After the export's end, samples are distrusted for this long.
     pub const SETTLE: Duration = Duration::from_secs(10);
 

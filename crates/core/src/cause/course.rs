@@ -40,12 +40,12 @@ const DENSE_S: f64 = 3.0;
 
 /// The samples of one signal of one member, in the order of time.
 #[derive(Debug, Default)]
-pub struct Strip(Vec<(Time, f64)>);
+pub struct SampleStrip(Vec<(Time, f64)>);
 
 /// A span of time: after the first instant, up to the second.
 pub type Span = (Time, Time);
 
-impl Strip {
+impl SampleStrip {
     /// Of a rate, each sample of which holds since the one before: the total over a span, and how many
     /// of its seconds are covered.
     pub fn total(&self, (from, to): Span) -> (f64, f64) {
@@ -105,14 +105,14 @@ pub struct Member {
     pub published: Option<Time>,
     /// When a page last listed it, where one does: that of a rank that is gone lists it no more.
     pub listed: Option<Time>,
-    strips: BTreeMap<Signal, Strip>,
+    strips: BTreeMap<Signal, SampleStrip>,
 }
 
-static NOTHING: Strip = Strip(Vec::new());
+static NOTHING: SampleStrip = SampleStrip(Vec::new());
 
 impl Member {
     /// What is known of a signal: perhaps nothing.
-    pub fn of(&self, signal: Signal) -> &Strip {
+    pub fn of(&self, signal: Signal) -> &SampleStrip {
         self.strips.get(&signal).unwrap_or(&NOTHING)
     }
 
@@ -164,7 +164,7 @@ impl Course {
                 of_member.entry(series.source).or_default().insert(series.rank, known);
             }
         }
-        let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
+        let mut members: BTreeMap<Labels, BTreeMap<Signal, SampleStrip>> = BTreeMap::new();
         let mut last_by: BTreeMap<Labels, [Option<Time>; 2]> = BTreeMap::new();
         for (labels, sources) in found.get(&catalog::RUNNING_REQS).into_iter().flatten() {
             let last = [Source::Loads, Source::Metrics].map(|source| {
@@ -189,7 +189,7 @@ impl Course {
             for (labels, mut sources) in of_members {
                 if let Some(ranks) = sources.remove(&best) {
                     let points = together(ranks, catalog::BUILT_IN.get(usize::from(signal.0)));
-                    members.entry(labels).or_default().insert(signal, Strip(points));
+                    members.entry(labels).or_default().insert(signal, SampleStrip(points));
                 }
             }
         }

@@ -37,7 +37,7 @@ pub struct Term {
 
 /// What a member got and needed in a span.
 #[derive(Clone, Copy, Debug, Default)]
-struct Took {
+struct MemberWork {
     /// Less than nothing at times: a server tells its queue and whom it admitted at different moments, so that a batch
     /// may have left the queue a second before, or after, it is counted. Cut off at nothing second by second, that
     /// would add up to requests that never came.
@@ -47,7 +47,7 @@ struct Took {
     prompt: f64,
 }
 
-impl Took {
+impl MemberWork {
     fn of(member: &Member, span: Span) -> Self {
         let total = |signal| member.of(signal).total(span).0;
         let queue = |at| member.of(catalog::QUEUE_REQS).at(at).unwrap_or(0.0);
@@ -137,13 +137,15 @@ impl<'a> Terms<'a> {
     fn learn_scatter(&mut self) {
         let (mut chi, mut freedom) = (0.0, 0.0);
         let (mut prompts, mut shares, mut count) = (0.0, 0.0, 0.0);
-        let whole: Vec<Took> = self.course.members.iter().map(|m| Took::of(m, self.spans.before)).collect();
+        let whole: Vec<MemberWork> =
+            self.course.members.iter().map(|m| MemberWork::of(m, self.spans.before)).collect();
         let all: f64 = whole.iter().map(|t| t.came()).sum();
         let mut start = self.spans.before.0;
         while start + PIECE <= self.spans.before.1 {
             let span = (start, start + PIECE);
             start = start + PIECE;
-            let piece: Vec<Took> = self.course.members.iter().map(|m| Took::of(m, span)).collect();
+            let piece: Vec<MemberWork> =
+                self.course.members.iter().map(|m| MemberWork::of(m, span)).collect();
             let sum: f64 = piece.iter().map(|t| t.came()).sum();
             for (own, usual) in piece.iter().zip(&whole) {
                 let expected = sum * usual.came() / all.max(1.0);
@@ -166,11 +168,11 @@ impl<'a> Terms<'a> {
         }
     }
 
-    fn sides(&self, member: usize, without: usize) -> [Took; 4] {
-        let took = |i: usize, span| Took::of(&self.course.members[i], span);
+    fn sides(&self, member: usize, without: usize) -> [MemberWork; 4] {
+        let took = |i: usize, span| MemberWork::of(&self.course.members[i], span);
         let peers = |span| {
             let others = (0..self.course.members.len()).filter(|i| *i != member && *i != without);
-            others.map(|i| took(i, span)).fold(Took::default(), Took::and)
+            others.map(|i| took(i, span)).fold(MemberWork::default(), MemberWork::and)
         };
         let Spans { before, after } = self.spans;
         [took(member, before), took(member, after), peers(before), peers(after)]
@@ -178,7 +180,7 @@ impl<'a> Terms<'a> {
 
     /// The member's share of arrivals, against all others but `without`.
     pub fn arrivals(&self, member: usize, without: usize) -> Term {
-        self.share(self.sides(member, without).map(Took::came))
+        self.share(self.sides(member, without).map(MemberWork::came))
     }
 
     /// The member's share of what the router sent, by the router's own counter; `None` where it is not read of all.
@@ -213,15 +215,21 @@ impl<'a> Terms<'a> {
 
     /// Prompt tokens per request.
     pub fn prompts(&self, member: usize, without: usize) -> Term {
-        self.of_requests(member, without, self.scatter.0, Took::per_request)
+        self.of_requests(member, without, self.scatter.0, MemberWork::per_request)
     }
 
     /// The share of prompt tokens that must be computed: the rest was found in the cache.
     pub fn computed(&self, member: usize, without: usize) -> Term {
-        self.of_requests(member, without, self.scatter.1, Took::computed_share)
+        self.of_requests(member, without, self.scatter.1, MemberWork::computed_share)
     }
 
-    fn of_requests(&self, member: usize, without: usize, scatter: f64, of: impl Fn(Took) -> f64) -> Term {
+    fn of_requests(
+        &self,
+        member: usize,
+        without: usize,
+        scatter: f64,
+        of: impl Fn(MemberWork) -> f64,
+    ) -> Term {
         let sides = self.sides(member, without);
         if sides.iter().any(|t| t.admitted < 3.0 || t.prompt <= 0.0) {
             return Term::default();
@@ -301,20 +309,20 @@ impl<'a> Terms<'a> {
 
     /// For [`Self::departed`]: the member's share of arrivals.
     pub fn share_in(&self, member: usize, span: Span) -> Option<(f64, f64)> {
-        let own = Took::of(&self.course.members[member], span).arrived;
-        let all: f64 = self.course.members.iter().map(|m| Took::of(m, span).arrived).sum();
+        let own = MemberWork::of(&self.course.members[member], span).arrived;
+        let all: f64 = self.course.members.iter().map(|m| MemberWork::of(m, span).arrived).sum();
         (all > 0.0).then(|| (own / all, all))
     }
 
     /// For [`Self::departed`]: `ln` of its prompt tokens per request.
     pub fn prompt_in(&self, member: usize, span: Span) -> Option<(f64, f64)> {
-        let own = Took::of(&self.course.members[member], span);
+        let own = MemberWork::of(&self.course.members[member], span);
         (own.admitted > 0.5 && own.prompt > 0.0).then(|| (own.per_request().ln(), own.admitted))
     }
 
     /// For [`Self::departed`]: its computed share.
     pub fn computed_in(&self, member: usize, span: Span) -> Option<(f64, f64)> {
-        let own = Took::of(&self.course.members[member], span);
+        let own = MemberWork::of(&self.course.members[member], span);
         (own.admitted > 0.5 && own.prompt > 0.0).then(|| (own.computed_share(), own.admitted))
     }
 

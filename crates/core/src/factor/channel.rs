@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::factor::bins::{Bin, Bins};
 use crate::factor::clock::{Clock, decoding_of};
 use crate::factor::evidence::{Evidence, Factor, Grid, Side, WINDOWS};
-use crate::factor::intake::{Meaning, Stretch};
+use crate::factor::intake::{InterpretedReading, WorkSpan};
 use crate::factor::pressure::{self, Pressure};
 use crate::factor::residence::{self, Residence};
 use crate::factor::share::{self, Share, culprits};
@@ -61,7 +61,7 @@ pub struct Channel {
     /// The last second in which a rank had no room: arrivals are in doubt then.
     full: Option<i64>,
     /// Healthy seconds that were not learned yet.
-    unlearned: VecDeque<(i64, Lesson)>,
+    unlearned: VecDeque<(i64, TrainingSample)>,
     /// The usual time between two polls, in seconds; 0 where readings come as things happen.
     pub interval: f64,
 }
@@ -144,42 +144,42 @@ fn place_of(window: i64) -> usize {
 
 /// What the tests saw in a second.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    share: share::Seen,
-    speed: speed::Seen,
-    work: work::Seen,
-    misses: work::Seen,
-    pace: speed::Seen,
-    pressure: pressure::Seen,
-    residence: residence::Seen,
+pub struct Examination {
+    share: share::Examination,
+    speed: speed::Examination,
+    work: work::Examination,
+    misses: work::Examination,
+    pace: speed::Examination,
+    pressure: pressure::Examination,
+    residence: residence::Examination,
     /// The evidence of the pace, where it is a test.
     paced: Vec<Evidence>,
 }
 
 /// What is kept of a second until it is learned.
 #[derive(Clone, Debug)]
-struct Lesson {
+struct TrainingSample {
     share: Grid,
-    speed: speed::Lesson,
-    work: work::Lesson,
-    misses: work::Lesson,
-    pace: speed::Lesson,
+    speed: speed::TrainingSample,
+    work: work::TrainingSample,
+    misses: work::TrainingSample,
+    pace: speed::TrainingSample,
     pressure: Grid,
     residence: Grid,
     /// The strongest evidence of each of [`TESTS`].
     deviances: [f64; TESTS.len()],
 }
 
-impl Seen {
-    fn into_lesson(self) -> Lesson {
+impl Examination {
+    fn into_lesson(self) -> TrainingSample {
         let deviances =
             self.evidence().map(|evidence| evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
-        Lesson {
+        TrainingSample {
             share: self.share.roots,
-            speed: self.speed.lesson,
-            work: self.work.lesson,
-            misses: self.misses.lesson,
-            pace: self.pace.lesson,
+            speed: self.speed.training,
+            work: self.work.training,
+            misses: self.misses.training,
+            pace: self.pace.training,
             pressure: self.pressure.roots,
             residence: self.residence.roots,
             deviances,
@@ -245,7 +245,14 @@ impl Channel {
 
     /// Takes in what a reading means. Only healthy stretches teach the cost model. While a better source is there the
     /// recent past is not `kept`: it is most of the memory of a channel.
-    pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool, is_kept: bool) {
+    pub fn take(
+        &mut self,
+        rank: usize,
+        at: f64,
+        meaning: &InterpretedReading,
+        is_healthy: bool,
+        is_kept: bool,
+    ) {
         if !is_kept {
             self.bins.begin_after(at.floor() as i64);
         }
@@ -277,7 +284,7 @@ impl Channel {
         if let Some(needed) = meaning.prompts.and_then(|did| self.known.clock.needed(&did)) {
             self.bins.at(rank, at, |bin| bin.prompts += needed);
         }
-        if let Some(Stretch { from, to, did }) = meaning.stretch {
+        if let Some(WorkSpan { from, to, did }) = meaning.stretch {
             self.hear(at);
             let alone = decoding_of(&did);
             if let Some(needed) = self.known.clock.needed(&did) {
@@ -310,7 +317,7 @@ impl Channel {
     }
 
     /// What each test sees in windows from `since` to `newest`.
-    pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Seen {
+    pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Examination {
         let sums = self.bins.sums(newest, since);
         let Quality { is_inferred, is_guessed, .. } = self.quality;
         let share = self.known.share.examine(&sums, self.full, is_inferred);
@@ -333,14 +340,14 @@ impl Channel {
         for (speed, stay) in speed.evidence.iter_mut().zip(&residence.evidence) {
             *speed = speed.or(*stay);
         }
-        Seen { share, speed, work, misses, pace, pressure, residence, paced }
+        Examination { share, speed, work, misses, pace, pressure, residence, paced }
     }
 
-    fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
+    fn pressure(&self, share: &share::Examination, pace: &speed::Examination) -> pressure::Examination {
         let Known { share: shares, pace: paces, pressure, .. } = &self.known;
         let both = |w: usize, r: usize| {
             let came = share.roots.row(w)[r] / shares.noise(r, w, 0.0, share.is_in_doubt[w]).sqrt();
-            (came, -pace.lesson.roots.row(w)[r] / paces.dispersion(r, w).sqrt())
+            (came, -pace.training.roots.row(w)[r] / paces.dispersion(r, w).sqrt())
         };
         // The share left by a material part, or the pace did.
         let effect = |r: usize| {
@@ -413,12 +420,13 @@ impl Channel {
     /// not told yet must not become usual meanwhile. While something departs half as far as it must to be told
     /// (`is_suspicious`), what was seen waits, for a minute at most: a mild trouble would teach its own noise, and
     /// raise what it is measured by as fast as it grows.
-    pub fn learn(&mut self, newest: i64, seen: Seen, is_suspicious: bool) {
+    pub fn learn(&mut self, newest: i64, seen: Examination, is_suspicious: bool) {
         self.unlearned.push_back((newest, seen.into_lesson()));
         let lag = if is_suspicious { MOST_LAG } else { LAG };
-        while let Some((second, lesson)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - lag)
+        while let Some((second, training)) =
+            self.unlearned.pop_front_if(|(second, _)| *second <= newest - lag)
         {
-            self.learn_now(second, &lesson);
+            self.learn_now(second, &training);
         }
     }
 
@@ -431,20 +439,20 @@ impl Channel {
     }
 
     /// Learns how the speeds of the ranks scatter that are not `slow`; what is usual of each stays.
-    pub fn learn_noise_of_speed(&mut self, seen: &Seen, slow: impl Fn(usize) -> bool) {
-        self.known.speed.learn_noise(&seen.speed.lesson, &slow);
-        self.known.pace.learn_noise(&seen.pace.lesson, &slow);
+    pub fn learn_noise_of_speed(&mut self, seen: &Examination, slow: impl Fn(usize) -> bool) {
+        self.known.speed.learn_noise(&seen.speed.training, &slow);
+        self.known.pace.learn_noise(&seen.pace.training, &slow);
     }
 
-    fn learn_now(&mut self, newest: i64, lesson: &Lesson) {
-        self.known.share.learn(&self.bins, newest, &lesson.share);
-        self.known.speed.learn(&lesson.speed);
-        self.known.work.learn(&lesson.work);
-        self.known.misses.learn(&lesson.misses);
-        self.known.pressure.learn(&lesson.pressure);
-        self.known.pace.learn(&lesson.pace);
-        self.known.residence.learn(&self.bins, newest, &lesson.residence);
-        for (tail, deviance) in self.known.tails.iter_mut().zip(lesson.deviances) {
+    fn learn_now(&mut self, newest: i64, training: &TrainingSample) {
+        self.known.share.learn(&self.bins, newest, &training.share);
+        self.known.speed.learn(&training.speed);
+        self.known.work.learn(&training.work);
+        self.known.misses.learn(&training.misses);
+        self.known.pressure.learn(&training.pressure);
+        self.known.pace.learn(&training.pace);
+        self.known.residence.learn(&self.bins, newest, &training.residence);
+        for (tail, deviance) in self.known.tails.iter_mut().zip(training.deviances) {
             tail.learn(deviance);
         }
     }
@@ -468,7 +476,13 @@ impl Channel {
     /// That `rank` is sent more than its share, where that is beyond what chance does to a rank that is looked at for
     /// another reason: by half of the deviance at which it would be told alone, which is given as its bound. Where arrivals are only inferred, what
     /// is slow shows in them too.
-    pub fn sent_more(&self, seen: &Seen, rank: usize, per_day: f64, newest: i64) -> Option<(Evidence, f64)> {
+    pub fn sent_more(
+        &self,
+        seen: &Examination,
+        rank: usize,
+        per_day: f64,
+        newest: i64,
+    ) -> Option<(Evidence, f64)> {
         let evidence = seen.share.evidence[rank];
         let enough = (BESIDE * self.bound(SHARE, per_day)).max(LEAST_BOUND);
         let is_more = !self.is_inferred() && evidence.side == Side::High && evidence.deviance >= enough;

@@ -9,13 +9,15 @@ mod troubles;
 
 pub use self::troubles::{Closed, Open};
 
-use crate::factor::channel::{Channel, Known, MISSES, PACE, PRESSURE, Quality, SHARE, Seen, TESTS, WORK};
+use crate::factor::channel::{
+    Channel, Examination, Known, MISSES, PACE, PRESSURE, Quality, SHARE, TESTS, WORK,
+};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::impact::Load;
 use crate::factor::incident::{Change, Incident};
-use crate::factor::intake::{Levels, Lines, Stretch, Totals};
-use crate::factor::marks::{Firing, Firings, Mark, Taught};
+use crate::factor::intake::{Levels, Lines, Totals, WorkSpan};
+use crate::factor::marks::{Firing, Firings, Mark, MarkEffect};
 use crate::factor::observation::Gauges;
 use crate::factor::speed::Pending;
 use crate::factor::standing::{Standing, Uneven};
@@ -187,7 +189,7 @@ pub struct Detector {
 
 /// The step under way.
 #[derive(Clone, Copy, Debug)]
-struct Moment<'a> {
+struct StepContext<'a> {
     /// The newest finished second.
     newest: i64,
     now: f64,
@@ -397,7 +399,7 @@ impl Detector {
             if self.examined == NEVER { newest } else { (self.examined + 1).max(newest - MOST_SECONDS + 1) };
         for second in from..=newest {
             let pending = if second == newest { &pending } else { &none };
-            let moment = Moment { newest: second, now, way: active, pending };
+            let moment = StepContext { newest: second, now, way: active, pending };
             let seen = channel.examine(second, self.since, pending);
             let candidates = self.candidates(channel, &seen, moment);
             changes.extend(if self.open.is_some() {
@@ -437,13 +439,13 @@ impl Detector {
 
     /// Whether no rank moved in a part of `stretch`. What is told of it depends on who reports first, and from gauges it
     /// is guessed from a throughput that was of another stretch: it says nothing of the rank's own speed.
-    fn is_paused_in(&self, stretch: &Stretch) -> bool {
+    fn is_paused_in(&self, stretch: &WorkSpan) -> bool {
         self.paused.is_some_and(|(from, to)| stretch.from < to && from < stretch.to)
     }
 
     /// What passed its bound, the strongest first.
-    fn candidates(&mut self, channel: &Channel, seen: &Seen, moment: Moment) -> Vec<Candidate> {
-        let Moment { newest, now, .. } = moment;
+    fn candidates(&mut self, channel: &Channel, seen: &Examination, moment: StepContext) -> Vec<Candidate> {
+        let StepContext { newest, now, .. } = moment;
         let per_test = self.per_test(channel);
         // What is inferred from load, or from what load does to pace, must show in load.
         let shows = |test: usize, rank: usize, side: Side| match test {
@@ -533,7 +535,7 @@ impl Detector {
 
     /// While ranks are slow, the scatter of their peers' speeds is learned on: where it grows and nothing is learned, one
     /// false trouble begets the next.
-    fn learn_noise_of_peers(&self, channel: &mut Channel, seen: &Seen) {
+    fn learn_noise_of_peers(&self, channel: &mut Channel, seen: &Examination) {
         let open = || self.behind.iter().chain(&self.open).map(|open| &open.incident);
         let is_slow = |rank: usize| open().any(|incident| incident.ranks.contains(&rank));
         let peers = (0..self.settings.ranks).filter(|rank| !is_slow(*rank)).count();
@@ -553,11 +555,11 @@ impl Detector {
     fn watch(
         &mut self,
         channel: &mut Channel,
-        seen: Seen,
+        seen: Examination,
         candidates: &[Candidate],
-        moment: Moment,
+        moment: StepContext,
     ) -> Vec<Change> {
-        let Moment { newest, now, .. } = moment;
+        let StepContext { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
         let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
             self.suspected = None;
@@ -583,23 +585,23 @@ impl Detector {
     }
 
     /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row.
-    fn is_confirmed(&mut self, c: &Candidate, moment: Moment) -> bool {
+    fn is_confirmed(&mut self, c: &Candidate, moment: StepContext) -> bool {
         self.is_seen_twice(c, moment) || c.strength >= GROSS && !self.may_hang(c, moment)
     }
 
     /// Whether the same departed a second before as well.
-    fn is_seen_twice(&mut self, c: &Candidate, moment: Moment) -> bool {
+    fn is_seen_twice(&mut self, c: &Candidate, moment: StepContext) -> bool {
         !self.may_hang(c, moment) && self.suspected.replace(c.factor) == Some(c.factor)
     }
 
     /// A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
-    fn may_hang(&self, c: &Candidate, moment: Moment) -> bool {
+    fn may_hang(&self, c: &Candidate, moment: StepContext) -> bool {
         c.factor != Factor::Stuck
             && (self.stuck.is_in_doubt(moment.now) || self.stuck.is_silent(c.rank, moment.now))
     }
 
     /// A trouble was found. It is one that ended a moment ago where that was of the same ranks.
-    fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: Moment) -> Change {
+    fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: StepContext) -> Change {
         let now = moment.now;
         self.suspected = None;
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
@@ -628,7 +630,7 @@ impl Detector {
 
     /// A person says of the firing that a rule told at `told` what it was worth; what was said of it before is
     /// taken back. `None` where it is not remembered, or had no bound.
-    pub fn mark(&mut self, told: f64, mark: Mark, now: f64) -> Option<Taught> {
+    pub fn mark(&mut self, told: f64, mark: Mark, now: f64) -> Option<MarkEffect> {
         let firing = self.firings.told_at(told)?;
         let (test, said) = (firing.test?, firing.mark);
         let channel = self.channels.get_mut(firing.way)?.as_mut()?;
@@ -644,7 +646,7 @@ impl Detector {
             }
             firing.mark = Some(mark);
         }
-        Some(Taught { before, after: (2.0 * channel.bound(test, per_test)).sqrt() })
+        Some(MarkEffect { before, after: (2.0 * channel.bound(test, per_test)).sqrt() })
     }
 
     /// How often it fired in the day before `now`.

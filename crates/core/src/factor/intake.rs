@@ -30,7 +30,7 @@ const FULL: f64 = 0.95;
 
 /// A stretch of time in which a rank was busy, and what it did.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stretch {
+pub struct WorkSpan {
     /// From when.
     pub from: f64,
     /// Until when.
@@ -41,7 +41,7 @@ pub struct Stretch {
 
 /// Requests that came, spread evenly over a stretch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Came {
+pub struct ArrivalSpan {
     /// From when.
     pub from: f64,
     /// Until when.
@@ -54,7 +54,7 @@ pub struct Came {
 
 /// What admitted requests brought, as logarithms of tokens a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Brought {
+pub struct RequestTokens {
     /// Requests.
     pub admitted: f64,
     /// Those that each of them found on the rank, running or waiting; 0 where that is not told.
@@ -69,13 +69,13 @@ pub struct Brought {
 
 /// What a reading of one rank means.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Meaning {
+pub struct InterpretedReading {
     /// Requests that came to it.
-    pub came: Option<Came>,
+    pub came: Option<ArrivalSpan>,
     /// A finished stretch of work.
-    pub stretch: Option<Stretch>,
+    pub stretch: Option<WorkSpan>,
     /// What the admitted requests brought.
-    pub work: Option<Brought>,
+    pub work: Option<RequestTokens>,
     /// Prompts that were computed, as part of a stretch that is told later.
     pub prompts: Option<Features>,
     /// Whether the rank has no room, so that requests which it puts back into its queue may count as new ones.
@@ -83,8 +83,8 @@ pub struct Meaning {
 }
 
 /// `admitted` of requests that are told `together`, with the tokens of all.
-fn brought(admitted: f64, together: f64, prompt: f64, computed: f64) -> Option<Brought> {
-    (admitted > 0.0 && prompt > 0.0).then(|| Brought {
+fn brought(admitted: f64, together: f64, prompt: f64, computed: f64) -> Option<RequestTokens> {
+    (admitted > 0.0 && prompt > 0.0).then(|| RequestTokens {
         admitted,
         met: 0.0,
         together: Some(together),
@@ -96,10 +96,10 @@ fn brought(admitted: f64, together: f64, prompt: f64, computed: f64) -> Option<B
 /// Where admissions are not told, the tokens that a running request holds in the cache stand for the work
 /// that requests bring: both are told at the same moment, and how many run cancels out. As many requests are
 /// heard anew as leave.
-fn held_a_request(now: &Gauges, before: &Gauges, left: f64) -> Option<Brought> {
+fn held_a_request(now: &Gauges, before: &Gauges, left: f64) -> Option<RequestTokens> {
     let held = |g: &Gauges| Some(g.used_tokens? / g.running.filter(|n| *n >= SURELY_BUSY)?);
     let held = 0.5 * (held(now)? + held(before)?);
-    (held >= 1.0 && left > 0.0).then(|| Brought {
+    (held >= 1.0 && left > 0.0).then(|| RequestTokens {
         admitted: left,
         met: 0.0,
         together: None,

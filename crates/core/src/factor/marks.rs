@@ -75,7 +75,7 @@ impl Firings {
 
 /// What a mark taught.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Taught {
+pub struct MarkEffect {
     /// The bound of the test that fired, in standard deviations: before.
     pub before: f64,
     /// After it.

@@ -31,7 +31,7 @@ pub struct Pressure {
 
 /// What [`Pressure::examine`] saw: the evidence of each rank, and what to learn from.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Examination {
     /// Per rank; `High` is more to do than usual.
     pub evidence: Vec<Evidence>,
     /// Whether share moved more than the other factor, per rank.
@@ -55,9 +55,9 @@ impl Pressure {
         windows: usize,
         both: impl Fn(usize, usize) -> (f64, f64),
         effects: &[Option<f64>],
-    ) -> Seen {
+    ) -> Examination {
         let ranks = effects.len();
-        let mut seen = Seen {
+        let mut seen = Examination {
             evidence: vec![Evidence::NONE; ranks],
             is_share: vec![true; ranks],
             roots: Grid::new(windows, ranks),

@@ -62,7 +62,7 @@ pub struct Residence {
 
 /// What [`Residence::examine`] saw.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Examination {
     /// The evidence of each rank, as less speed.
     pub evidence: Vec<Evidence>,
     /// Normalised departures; more is a longer stay.
@@ -86,7 +86,7 @@ impl Residence {
 
     /// Looks at the windows of `sums`. A rank of which `is_explained` says that it is sent more, or heavier requests,
     /// is not slow.
-    pub fn examine(&self, sums: &Sums, is_explained: impl Fn(usize) -> bool) -> Seen {
+    pub fn examine(&self, sums: &Sums, is_explained: impl Fn(usize) -> bool) -> Examination {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut best = vec![Evidence::NONE; ranks];
@@ -124,7 +124,7 @@ impl Residence {
                 best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: -departure, window });
             }
         }
-        Seen { evidence: best, roots }
+        Examination { evidence: best, roots }
     }
 
     /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance, where they should

@@ -59,7 +59,7 @@ pub struct Share {
 
 /// What [`Share::examine`] saw: the evidence of each rank, and what to learn from.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Examination {
     /// Per rank.
     pub evidence: Vec<Evidence>,
     /// Signed roots of the deviances.
@@ -86,7 +86,7 @@ impl Share {
 
     /// Looks at all windows of `sums`. `full` is the last second in which a rank had no room. Where arrivals are
     /// `inferred`, those admitted are as many as were taken to have finished.
-    pub fn examine(&self, sums: &Sums, full: Option<i64>, is_inferred: bool) -> Seen {
+    pub fn examine(&self, sums: &Sums, full: Option<i64>, is_inferred: bool) -> Examination {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut crowding = [1.0; WINDOWS.len()];
@@ -128,7 +128,7 @@ impl Share {
                 best[r] = best[r].or(Evidence { deviance, side, effect, window });
             }
         }
-        Seen { evidence: best, roots, crowding, is_in_doubt }
+        Examination { evidence: best, roots, crowding, is_in_doubt }
     }
 
     /// Learns from what was seen in a healthy second.

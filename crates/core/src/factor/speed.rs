@@ -137,18 +137,18 @@ pub struct Shared {
 
 /// What [`Speed::examine`] saw.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Examination {
     /// The evidence of each rank.
     pub evidence: Vec<Evidence>,
     /// What to learn from.
-    pub lesson: Lesson,
+    pub training: TrainingSample,
     /// How much each rank's ratio differs from its peers' most, over the windows that were measured.
     pub effects: Vec<f64>,
 }
 
 /// What to learn from a second.
 #[derive(Clone, Debug)]
-pub struct Lesson {
+pub struct TrainingSample {
     /// Normalised departures; more is faster.
     pub roots: Grid,
     /// Each rank's ratio in the latest finished second, NaN where it was not measured.
@@ -185,7 +185,13 @@ impl Speed {
     /// Looks at the windows of `sums`. `pending` is what each rank's stretch under way adds: needed at most,
     /// and spent already. `crowding` is how many times as many requests as usual came in each window: what
     /// is not known of prompts is as many times as much. `is_guessed` says that all work is.
-    pub fn examine(&self, sums: &Sums, pending: &[Pending], crowding: &[f64], is_guessed: bool) -> Seen {
+    pub fn examine(
+        &self,
+        sums: &Sums,
+        pending: &[Pending],
+        crowding: &[f64],
+        is_guessed: bool,
+    ) -> Examination {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOW_COUNT, ranks);
         let mut effects = vec![0.0f64; ranks];
@@ -304,7 +310,7 @@ impl Speed {
             if bin.spent > 0.3 && needed > 0.0 { (needed / bin.spent).ln() } else { f64::NAN }
         };
         let latest = (0..ranks).map(latest).collect();
-        Seen { evidence: best, lesson: Lesson { roots, latest, waits }, effects }
+        Examination { evidence: best, training: TrainingSample { roots, latest, waits }, effects }
     }
 
     /// The middle ratio of the peers of a rank that have been busy for less of a window than is measured, and the
@@ -326,14 +332,14 @@ impl Speed {
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, lesson: &Lesson) {
-        self.waits.learn(lesson.waits);
-        for (w, roots) in lesson.roots.rows().enumerate() {
+    pub fn learn(&mut self, training: &TrainingSample) {
+        self.waits.learn(training.waits);
+        for (w, roots) in training.roots.rows().enumerate() {
             self.pooled[w].learn_together(measured(roots).map(|z| z * z));
             let ranks = roots.iter().zip(&mut self.own).filter(|(z, _)| !z.is_nan());
             ranks.for_each(|(z, own)| own[w].learn(z * z));
         }
-        for (r, latest) in lesson.latest.iter().enumerate().filter(|(_, latest)| !latest.is_nan()) {
+        for (r, latest) in training.latest.iter().enumerate().filter(|(_, latest)| !latest.is_nan()) {
             self.seconds[r] += 1.0;
             let step = STEP.max(0.3 / self.seconds[r]);
             self.usual[r] += (latest - self.usual[r]).clamp(-step, step);
@@ -352,8 +358,8 @@ impl Speed {
     }
 
     /// Learns the noise alone, of the ranks that are not `slow`.
-    pub fn learn_noise(&mut self, lesson: &Lesson, slow: impl Fn(usize) -> bool) {
-        for (roots, pooled) in lesson.roots.rows().zip(&mut self.pooled) {
+    pub fn learn_noise(&mut self, training: &TrainingSample, slow: impl Fn(usize) -> bool) {
+        for (roots, pooled) in training.roots.rows().zip(&mut self.pooled) {
             let of_peers = roots.iter().enumerate().filter(|(rank, z)| !slow(*rank) && !z.is_nan());
             pooled.learn_together(of_peers.map(|(_, z)| z * z));
         }
@@ -395,7 +401,7 @@ mod tests {
             (0..3).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (ratio(r, s), 1.0)));
             let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 3], &[], false);
             if s < 300 {
-                speed.learn(&seen.lesson);
+                speed.learn(&seen.training);
             }
             last = seen.evidence;
         }
@@ -413,8 +419,8 @@ mod tests {
             (0..8).for_each(|r| {
                 bins.at(r, s as f64, |b| (b.needed, b.spent) = (f64::exp(0.1 * dice.normal()), 1.0))
             });
-            let lesson = examine(&speed, &bins, s, true).lesson;
-            speed.learn(&lesson);
+            let training = examine(&speed, &bins, s, true).training;
+            speed.learn(&training);
         }
         // A rank takes twice as long: among peers as usual, and among peers that scatter ten times as much for once.
         let deviance = |noise: f64, is_guessed: bool| {
@@ -445,7 +451,7 @@ mod tests {
                 }
                 let seen = speed.examine(&bins.sums(s, 0), &none, &[], true);
                 if s < 300 {
-                    speed.learn(&seen.lesson);
+                    speed.learn(&seen.training);
                 }
                 last = seen.evidence;
             }
@@ -469,10 +475,10 @@ mod tests {
             let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 5], &[], false);
             match s {
                 ..120 => {
-                    speed.learn(&seen.lesson);
+                    speed.learn(&seen.training);
                     (quiet, usual) = (speed.dispersion(0, 1), speed.usual.clone());
                 }
-                _ => speed.learn_noise(&seen.lesson, |rank| rank == 4),
+                _ => speed.learn_noise(&seen.training, |rank| rank == 4),
             }
         }
         assert!(speed.dispersion(0, 1) > 1.5 * quiet, "{} {quiet}", speed.dispersion(0, 1));
@@ -494,7 +500,7 @@ mod tests {
         for s in 0..300 {
             (0..2).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (0.35, 0.35)));
             let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 2], &[], false);
-            speed.learn(&seen.lesson);
+            speed.learn(&seen.training);
         }
         for s in 300..308 {
             bins.at(0, s as f64, |b| (b.needed, b.spent) = (0.5, mine));
@@ -547,7 +553,7 @@ mod tests {
             for speed in [&mut speed, &mut without_waits] {
                 let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 4], &[], false);
                 if s < 1_200 {
-                    speed.learn(&seen.lesson);
+                    speed.learn(&seen.training);
                 }
             }
             without_waits.waits = Waits::default();

@@ -21,7 +21,7 @@ const BUSY: f64 = 1.0;
 
 /// What one rank bore and did, averaged.
 #[derive(Clone, Copy, Debug, Default)]
-struct Means {
+struct MemberAverages {
     load: Load,
     arrivals: f64,
     work: f64,
@@ -33,7 +33,7 @@ struct Means {
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    means: Vec<Means>,
+    means: Vec<MemberAverages>,
     seconds: f64,
     /// The end of the first second that was compared, and the last one.
     first: Option<i64>,
@@ -64,7 +64,7 @@ pub struct Uneven {
 
 impl Standing {
     pub fn new(ranks: usize) -> Self {
-        let means = vec![Means::default(); ranks];
+        let means = vec![MemberAverages::default(); ranks];
         Self { means, seconds: 0.0, first: None, last: i64::MIN, told: None }
     }
 
@@ -112,7 +112,7 @@ impl Standing {
     }
 
     fn find(&self) -> Option<Uneven> {
-        let borne = |m: &Means| m.load.running + m.load.waiting;
+        let borne = |m: &MemberAverages| m.load.running + m.load.waiting;
         let loads: Vec<f64> = self.means.iter().map(borne).collect();
         let total: f64 = loads.iter().sum();
         if !self.is_known() || total < BUSY * loads.len() as f64 {
@@ -129,13 +129,13 @@ impl Standing {
             return None;
         }
         let sign = apart(rank).signum();
-        let of = |what: fn(&Means) -> f64| {
+        let of = |what: fn(&MemberAverages) -> f64| {
             let values: Vec<f64> = self.means.iter().map(what).collect();
             log_ratio(&values, rank)
         };
         let per = |what: f64, of: f64| if of > 0.0 { what / of } else { 0.0 };
         // Tokens a request are kept as logarithms.
-        let tokens = |m: &Means| if m.admitted > 0.0 { (m.work / m.admitted).exp() } else { 0.0 };
+        let tokens = |m: &MemberAverages| if m.admitted > 0.0 { (m.work / m.admitted).exp() } else { 0.0 };
         let factors = [
             (Factor::Share, of(|m| m.arrivals)),
             (Factor::Work, self.of_ratio(rank, tokens)),
@@ -158,7 +158,7 @@ impl Standing {
     }
 
     /// The same of a ratio, which is not known of a rank that did nothing.
-    fn of_ratio(&self, rank: usize, what: impl Fn(&Means) -> f64) -> f64 {
+    fn of_ratio(&self, rank: usize, what: impl Fn(&MemberAverages) -> f64) -> f64 {
         let values: Vec<f64> = self.means.iter().map(what).collect();
         if values.iter().all(|v| *v > 0.0) { log_ratio(&values, rank) } else { 0.0 }
     }

@@ -51,7 +51,7 @@ pub enum Progress {
 
 /// A rank's life signs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pulse {
+pub struct Liveness {
     /// When its work last moved, by its own clock where it has one.
     pub moved: Option<f64>,
     /// When that was read.
@@ -69,7 +69,7 @@ pub struct Pulse {
     pub is_dated: bool,
 }
 
-impl Pulse {
+impl Liveness {
     /// For how long it had stood still when it was read last, by one clock.
     fn stood(&self) -> Option<f64> {
         Some(self.read? - self.moved_read?)
@@ -85,7 +85,7 @@ impl Pulse {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stuck {
     /// Per rank.
-    pub pulses: Vec<Pulse>,
+    pub pulses: Vec<Liveness>,
     /// The longest healthy pause of a rank with work, in seconds.
     pub longest: f64,
     /// The same between two reports of ranks without work, and how many there were: how their clocks go on here.
@@ -95,7 +95,7 @@ pub struct Stuck {
 impl Stuck {
     /// For `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
-        Self { pulses: vec![Pulse::default(); ranks], longest: 0.0, idle: (0.0, 0) }
+        Self { pulses: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0) }
     }
 
     /// The work of `rank` moved at `at`, as was read at `read`. A healthy pause before it is remembered.
@@ -170,7 +170,7 @@ impl Stuck {
     pub fn progress(&self, now: f64) -> Vec<Progress> {
         let (unusual, patience) = (UNUSUAL * self.longest.max(1.0), self.patience());
         let stuck = self.examine(now);
-        let of = |(pulse, stuck): (&Pulse, Option<f64>)| {
+        let of = |(pulse, stuck): (&Liveness, Option<f64>)| {
             if let Some(since) = stuck {
                 return Progress::Stuck(now - since);
             }
@@ -202,9 +202,9 @@ impl Stuck {
     /// their own clock while most others' go on.
     pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
         let (patience, idle_patience) = (self.patience(), self.idle_patience());
-        let is_working = |p: &Pulse| p.work >= 1.0;
-        let bears = |p: &Pulse| if is_working(p) { patience } else { idle_patience };
-        let moves = |p: &Pulse| p.still(now).is_some_and(|s| s < 0.5 * bears(p));
+        let is_working = |p: &Liveness| p.work >= 1.0;
+        let bears = |p: &Liveness| if is_working(p) { patience } else { idle_patience };
+        let moves = |p: &Liveness| p.still(now).is_some_and(|s| s < 0.5 * bears(p));
         let is_most_of = |moving: usize, peers: usize| moving > 0 && 2 * moving >= peers.max(1);
         let working = self.pulses.iter().filter(|p| is_working(p));
         let is_most_work_moving =
@@ -213,7 +213,7 @@ impl Stuck {
         let clocks = self.pulses.iter().filter(|p| p.is_dated && idle_patience.is_finite());
         let is_most_time_moving =
             is_most_of(clocks.clone().filter(|p| moves(p)).count(), clocks.count().saturating_sub(1));
-        let of = |p: &Pulse| {
+        let of = |p: &Liveness| {
             let by_work = is_working(p) && is_most_work_moving;
             // Idle peers say nothing of how long a step may take, of a first prompt say.
             let limit = if by_work { patience } else { idle_patience };

@@ -50,16 +50,16 @@ pub enum Tokens {
 
 /// What [`Work::examine`] saw.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Examination {
     /// The evidence of each rank.
     pub evidence: Vec<Evidence>,
     /// What to learn from.
-    pub lesson: Lesson,
+    pub training: TrainingSample,
 }
 
 /// What to learn from a second.
 #[derive(Clone, Debug)]
-pub struct Lesson {
+pub struct TrainingSample {
     /// Normalised departures; more is more work.
     roots: Grid,
     /// Each rank's difference from its peers, NaN where it is not known.
@@ -79,7 +79,7 @@ impl Work {
     }
 
     /// Looks at all windows of `sums`, whose tokens may be those that running requests hold.
-    pub fn examine(&self, sums: &Sums, is_held: bool) -> Seen {
+    pub fn examine(&self, sums: &Sums, is_held: bool) -> Examination {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut latest = vec![f64::NAN; ranks];
@@ -118,7 +118,7 @@ impl Work {
                 best[r] = best[r].or(Evidence { deviance, side: Side::High, effect: departure, window });
             }
         }
-        Seen { evidence: best, lesson: Lesson { roots, latest } }
+        Examination { evidence: best, training: TrainingSample { roots, latest } }
     }
 
     /// The variance of one request's logarithm in window `w`, in nominal ones.
@@ -158,14 +158,14 @@ impl Work {
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, lesson: &Lesson) {
+    pub fn learn(&mut self, training: &TrainingSample) {
         self.seconds += 1.0;
-        for (w, roots) in lesson.roots.rows().enumerate() {
+        for (w, roots) in training.roots.rows().enumerate() {
             let now = self.dispersion(w);
             self.pooled[w].learn_together(measured(roots).map(|z| z * z * now));
         }
         let step = STEP.max(1.0 / (self.seconds + 30.0));
-        let known = self.usual.iter_mut().zip(&lesson.latest).filter(|(_, latest)| !latest.is_nan());
+        let known = self.usual.iter_mut().zip(&training.latest).filter(|(_, latest)| !latest.is_nan());
         known.for_each(|(usual, latest)| *usual += (latest - *usual).clamp(-step, step));
     }
 }
@@ -189,7 +189,7 @@ mod tests {
             let seen = work.examine(&bins.sums(s, 0), false);
             let found = &seen.evidence;
             if s < 300 {
-                work.learn(&seen.lesson);
+                work.learn(&seen.training);
             } else if s == 305 {
                 assert!(found[1].deviance > 20.0 && found[1].side == Side::High, "{found:?}");
                 assert!(found[0].deviance < 5.0);
@@ -208,8 +208,8 @@ mod tests {
             }
             let sums = bins.sums(s, 0);
             if s < 300 {
-                let lesson = work.examine(&sums, false).lesson;
-                work.learn(&lesson);
+                let training = work.examine(&sums, false).training;
+                work.learn(&training);
             } else if s == 399 {
                 assert!(work.examine(&sums, false).evidence[1].deviance > 50.0);
                 assert_eq!(work.examine(&sums, true).evidence[1].deviance, 0.0);

@@ -8,7 +8,7 @@
 //! its own steady clock, or not at all. Who finds it taken counts from the moment at which the *store* stamped the
 //! object, by the store's clock, which it measures with a write of its own ([`StoreClock`]).
 //!
-//! [`Take`] and [`GiveBack`] decide; they say what to ask of the store next and are told what came of it.
+//! [`LeaseRequest`] and [`LeaseReturn`] decide; they say what to ask of the store next and are told what came of it.
 
 mod give_back;
 mod take;
@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::give_back::{GiveBack, GiveBackStep, WindowEnd};
-pub use self::take::{Answer, Proof, Take, TakeStep};
+pub use self::give_back::{GiveBackStep, LeaseReturn, WindowEnd};
+pub use self::take::{Answer, LeaseRequest, LeaseRequestStep, Proof};
 use crate::capture::governor::{Budget, Estimate};
 use crate::capture::refusal::Refusal;
 use skewtrap_trace::time::Time;
@@ -112,7 +112,7 @@ impl LeaseState {
             true => self.book(PoolWindow {
                 stall_s: end.stall_s,
                 bytes: end.bytes,
-                end: if end.unproven.is_none() { KnownEnd::Closed } else { KnownEnd::Unknown },
+                end: if end.unproven.is_none() { ReportedEnd::Closed } else { ReportedEnd::Unknown },
                 ..window
             }),
             false => self.windows.retain(|w| w.nonce != window.nonce),
@@ -201,7 +201,7 @@ pub struct PoolWindow {
     /// Bytes that it wrote.
     pub bytes: u64,
     /// What is known of its end.
-    pub end: KnownEnd,
+    pub end: ReportedEnd,
 }
 
 impl PoolWindow {
@@ -216,7 +216,7 @@ impl PoolWindow {
             at,
             stall_s: 0.0,
             bytes: 0,
-            end: KnownEnd::Unknown,
+            end: ReportedEnd::Unknown,
         }
     }
 }
@@ -224,7 +224,7 @@ impl PoolWindow {
 /// What is known of the end of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KnownEnd {
+pub enum ReportedEnd {
     /// Its agent has said that it is closed.
     Closed,
     /// Another agent has found that its server is not the one any more in which it was opened.
@@ -287,7 +287,7 @@ impl StoreClock {
 
 /// The lease, taken: a window may be started while it is valid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Turn {
+pub struct GrantedLease {
     /// The fencing number.
     pub fence: u64,
     /// What it was taken for.
@@ -298,8 +298,8 @@ pub struct Turn {
     pub after_unproven: Option<Intent>,
 }
 
-impl Turn {
-    /// Whether a window may still be started, by the steady clock that [`Take`] was given.
+impl GrantedLease {
+    /// Whether a window may still be started, by the steady clock that [`LeaseRequest`] was given.
     pub fn is_valid(&self, now: Time) -> bool {
         now.since(self.asked_at) < START_WITHIN
     }

@@ -37,7 +37,7 @@ impl Tally {
 
 /// A rank of a host that was blamed more than once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Offender {
+pub struct RepeatOffender {
     /// The host.
     pub host: String,
     /// The server on it.
@@ -57,7 +57,7 @@ pub struct FleetView {
     /// All incidents together.
     pub all: Tally,
     /// Ranks that were blamed twice and more, the most often first.
-    pub repeat_offenders: Vec<Offender>,
+    pub repeat_offenders: Vec<RepeatOffender>,
     /// By host, the most incidents first; so are all below.
     pub hosts: Vec<Tally>,
     /// By rule.
@@ -105,17 +105,17 @@ impl FleetView {
     }
 }
 
-fn repeat_offenders(lines: &[&IndexLine]) -> Vec<Offender> {
+fn repeat_offenders(lines: &[&IndexLine]) -> Vec<RepeatOffender> {
     let mut found: BTreeMap<(&str, &str, &str), (Tally, BTreeSet<&str>)> = BTreeMap::new();
     for line in lines {
         let (tally, rules) = found.entry((&line.host, &line.target, &line.rank)).or_default();
         tally.add(line);
         rules.insert(&line.rule);
     }
-    let mut offenders: Vec<Offender> = found
+    let mut offenders: Vec<RepeatOffender> = found
         .into_iter()
         .filter(|(_, (tally, _))| tally.incidents > 1)
-        .map(|((host, target, rank), (tally, rules))| Offender {
+        .map(|((host, target, rank), (tally, rules))| RepeatOffender {
             host: host.to_owned(),
             target: target.to_owned(),
             rank: rank.to_owned(),

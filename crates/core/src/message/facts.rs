@@ -15,7 +15,7 @@ use crate::finding::{Finding, MemberValue, Statistic};
 use crate::incident::{
     BeforeAndNow, CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined, STANDING,
 };
-use crate::signal::sample::ShownBy;
+use crate::signal::sample::SampleEvidence;
 use skewtrap_trace::labels::Labels;
 
 /// How many members are listed; the others are counted.
@@ -279,8 +279,8 @@ fn impact(incident: &Incident) -> String {
 fn evidence(finding: &Finding) -> String {
     let numbers = finding.evidence.as_deref();
     let text = match finding.shown_by.as_ref().filter(|shown| finding.is_shown_by(shown)) {
-        Some(ShownBy { line: Some(line), .. }) => line.clone(),
-        Some(ShownBy { at, value, source, line: None }) => {
+        Some(SampleEvidence { line: Some(line), .. }) => line.clone(),
+        Some(SampleEvidence { at, value, source, line: None }) => {
             let measured = finding.measured.as_ref();
             let signal = measured.map_or("", |m| m.members_signal.as_deref().unwrap_or(&m.signal));
             let sample = format!("{signal} {} at {}, by {}", figure(*value), utc(*at), source.word());

@@ -5,7 +5,7 @@ use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{BeforeAndNow, CaptureOutcome, Impact, Incident, IncidentState, VerdictNote};
 use crate::rule::Severity;
-use crate::signal::sample::{ShownBy, Source};
+use crate::signal::sample::{SampleEvidence, Source};
 use skewtrap_trace::Suspect;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
@@ -47,7 +47,7 @@ pub fn sample(fired_at: Time) -> Incident {
             evidence: Some(
                 "DP2 is sent 2.6 times its usual share of the requests; load of DP2: 46, its peers 9 10 8".into(),
             ),
-            shown_by: Some(ShownBy {
+            shown_by: Some(SampleEvidence {
                 at: onset,
                 value: 46.0,
                 source: Source::Log,

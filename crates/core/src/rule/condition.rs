@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::departure::Evidence;
-use super::factors::{FactorSet, Told, side_of};
+use super::factors::{DetectorFindings, FactorSet, side_of};
 use super::state::has_lasted;
 use super::statistic::{Direction, median_of};
 use super::{Combine, Trigger};
@@ -58,7 +58,7 @@ pub struct Detected<'a> {
     /// The farthest departure.
     pub departure: Option<&'a Evidence>,
     /// What is held against the ranks of the server.
-    pub factors: Option<&'a Told<'a>>,
+    pub factors: Option<&'a DetectorFindings<'a>>,
 }
 
 /// The value of a condition's statistic in one frame, and whom it blames.
@@ -117,7 +117,7 @@ impl Condition {
 
     /// Beyond its bound while a trouble of one of its factors is under way; the value is in multiples of
     /// today's bound.
-    fn read_factors(&self, frame: &Frame, told: Option<&Told<'_>>) -> Reading {
+    fn read_factors(&self, frame: &Frame, told: Option<&DetectorFindings<'_>>) -> Reading {
         let Some(told) = told else { return Reading::NOTHING };
         let trouble = told.trouble.filter(|t| self.factors.has(t.factor));
         let Some(trouble) = trouble else {

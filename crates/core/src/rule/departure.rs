@@ -24,7 +24,7 @@ use self::spread::Spread;
 use self::tick::Bin;
 use self::usual::Usual;
 use crate::finding::Side;
-use crate::onset::{self, Manner, Onset, Strand};
+use crate::onset::{self, MemberCourse, Onset, QuantityKind};
 use skewtrap_trace::time::Time;
 
 /// How many courses there are.
@@ -174,22 +174,26 @@ impl Departure {
         let is_before = |t: &Time| *t < since;
         let before = self.history.times(evidence.member).take_while(is_before).count();
         let times: Vec<Time> = self.history.times(evidence.member).skip(before).collect();
-        let strand = |course: Course, manner: Manner, weight: f64| {
+        let member_course = |course: Course, quantity: QuantityKind, weight: f64| {
             let values = self.history.of(evidence.member, course).skip(before).collect();
-            Strand { values, manner, memory: self.memory(evidence.member, course), weight }
+            MemberCourse { values, quantity, memory: self.memory(evidence.member, course), weight }
         };
-        let speed = || strand(Course::Speed, Manner::Follows, WEIGHT_OF_SPEED);
-        let strands = match evidence.course {
-            Course::Speed => vec![strand(Course::Speed, Manner::Jumps, 1.0)],
-            _ if self.spread[QUICK].is_load_alone() => vec![strand(Course::Load, Manner::Accumulates, 1.0)],
+        let speed = || member_course(Course::Speed, QuantityKind::Follows, WEIGHT_OF_SPEED);
+        let member_courses = match evidence.course {
+            Course::Speed => vec![member_course(Course::Speed, QuantityKind::Jumps, 1.0)],
+            _ if self.spread[QUICK].is_load_alone() => {
+                vec![member_course(Course::Load, QuantityKind::Accumulates, 1.0)]
+            }
             Course::Load => vec![
-                strand(Course::Load, Manner::Accumulates, WEIGHT_OF_LOAD),
-                strand(Course::Cached, Manner::Accumulates, WEIGHT_OF_CACHED),
+                member_course(Course::Load, QuantityKind::Accumulates, WEIGHT_OF_LOAD),
+                member_course(Course::Cached, QuantityKind::Accumulates, WEIGHT_OF_CACHED),
                 speed(),
             ],
-            Course::Cached => vec![strand(Course::Cached, Manner::Accumulates, WEIGHT_OF_BOTH), speed()],
+            Course::Cached => {
+                vec![member_course(Course::Cached, QuantityKind::Accumulates, WEIGHT_OF_BOTH), speed()]
+            }
         };
-        onset::locate(&times, &strands, evidence.side)
+        onset::locate(&times, &member_courses, evidence.side)
     }
 
     /// How much of a normal difference is left a tick later, as the peers of `member` show it in the

@@ -11,13 +11,13 @@ use std::time::Duration;
 use super::change::{Change, How};
 use super::compiled::{CompiledRule, EVALUATION_INTERVAL};
 use super::escalation::EscalationWatch;
-use super::factors::{Baseline, Factors, Told};
-use super::glance::Glance;
+use super::factors::{Baseline, DetectorFindings, Factors};
 use super::group::{GRACE, Group};
 use super::locate::with_evidence;
+use super::quick_check::QuickCheck;
 use super::state::{RuleState, Suppression};
 use super::{Condition, Rule, why};
-use crate::factor::{FALSE_ALARMS_PER_DAY, Mark, Taught};
+use crate::factor::{FALSE_ALARMS_PER_DAY, Mark, MarkEffect};
 use crate::finding::Statistic;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
@@ -41,7 +41,7 @@ struct RuleEntry {
     compiled: CompiledRule,
     groups: Vec<Group>,
     /// One for each group.
-    glances: Vec<Glance>,
+    quick_checks: Vec<QuickCheck>,
     /// For each probe and each group of its view, the index in `groups`, or [`NO_GROUP`].
     group_of_view: Vec<Vec<u32>>,
     /// Groups to evaluate, by their indexes, and whether a group is among them. Rules are evaluated
@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// A person says what a firing was worth that was told of `server` at `told`; what that taught.
-    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<Taught> {
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<MarkEffect> {
         self.factors.mark(server, told, mark, now)
     }
 
@@ -211,7 +211,7 @@ impl Engine {
     }
 
     /// What the detector of factors holds against the ranks of a server.
-    pub fn told(&self, server: &str) -> Option<Told<'_>> {
+    pub fn told(&self, server: &str) -> Option<DetectorFindings<'_>> {
         self.factors.told(server)
     }
 
@@ -254,8 +254,9 @@ impl Engine {
         self.last_tick = Some(now);
         for entry in &mut self.entries {
             for index in 0..entry.groups.len() {
-                let glance = &entry.glances[index];
-                if glance.is_timed || glance.evaluated.is_none_or(|t| t > now || now.is_past(t, MAX_INTERVAL))
+                let quick_check = &entry.quick_checks[index];
+                if quick_check.is_timed
+                    || quick_check.evaluated.is_none_or(|t| t > now || now.is_past(t, MAX_INTERVAL))
                 {
                     entry.make_due(index as u32);
                 }
@@ -304,12 +305,12 @@ impl Engine {
     fn evaluate_due(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
         self.due = None;
         for entry in &mut self.entries {
-            let RuleEntry { compiled, groups, glances, due, is_due, .. } = entry;
+            let RuleEntry { compiled, groups, quick_checks, due, is_due, .. } = entry;
             due.sort_unstable();
             due.retain(|index| {
-                let glance = &mut glances[*index as usize];
+                let quick_check = &mut quick_checks[*index as usize];
                 let is_too_soon = |t: &Time| now >= *t && !now.is_past(*t, compiled.interval);
-                if let Some(evaluated) = glance.evaluated.filter(is_too_soon) {
+                if let Some(evaluated) = quick_check.evaluated.filter(is_too_soon) {
                     let next = evaluated + compiled.interval;
                     self.due = Some(self.due.map_or(next, |due| due.min(next)));
                     return true;
@@ -317,15 +318,15 @@ impl Engine {
                 is_due[*index as usize] = false;
                 self.evaluation_count += 1;
                 let is_disturbed = !self.suppressions.is_empty();
-                if !is_disturbed && glance.is_enough(compiled, store, &mut self.scratch, now) {
+                if !is_disturbed && quick_check.is_enough(compiled, store, &mut self.scratch, now) {
                     return false;
                 }
                 let group = &mut groups[*index as usize];
-                glance.hand_over(group);
+                quick_check.hand_over(group);
                 let suppression = suppression_of(&self.suppressions, group);
                 let change =
                     group.evaluate(compiled, store, &self.factors, suppression, &mut self.scratch, now);
-                glance.note(compiled, group, now);
+                quick_check.note(compiled, group, now);
                 changes.extend(change.map(|c| with_evidence(c, compiled, group, store)));
                 false
             });
@@ -427,7 +428,7 @@ impl RuleEntry {
         Self {
             compiled,
             groups: Vec::new(),
-            glances: Vec::new(),
+            quick_checks: Vec::new(),
             group_of_view,
             due: Vec::new(),
             is_due: Vec::new(),
@@ -438,8 +439,8 @@ impl RuleEntry {
     }
 
     /// Its groups, with what was seen of each since.
-    fn shown(&self) -> impl ExactSizeIterator<Item = (&Group, &Glance)> {
-        self.groups.iter().zip(&self.glances)
+    fn shown(&self) -> impl ExactSizeIterator<Item = (&Group, &QuickCheck)> {
+        self.groups.iter().zip(&self.quick_checks)
     }
 
     fn make_due(&mut self, index: u32) {
@@ -461,22 +462,22 @@ impl RuleEntry {
         let index = *self.by_labels.entry(labels.clone()).or_insert(next);
         if index == next {
             self.groups.push(Group::new(labels.clone(), self.compiled.probes.len(), now));
-            self.glances.push(Glance::default());
+            self.quick_checks.push(QuickCheck::default());
             self.is_due.push(false);
         }
         let group_of_view = &mut self.group_of_view[probe];
         group_of_view.resize(group_of_view.len().max(in_view + 1), NO_GROUP);
         group_of_view[in_view] = index;
         self.groups[index as usize].ids[probe] = Some(id);
-        self.glances[index as usize].id = Some(id);
+        self.quick_checks[index as usize].id = Some(id);
         index
     }
 
     fn find_groups(&mut self, store: &SignalStore, now: Time) {
         self.group_of_view = vec![Vec::new(); self.compiled.probes.len()];
-        for (group, glance) in self.groups.iter_mut().zip(&mut self.glances) {
+        for (group, quick_check) in self.groups.iter_mut().zip(&mut self.quick_checks) {
             group.ids = vec![None; self.compiled.probes.len()];
-            glance.id = None;
+            quick_check.id = None;
         }
         for probe in 0..self.compiled.probes.len() {
             let view = self.compiled.probes[probe].view;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::factor::{
-    self, Counters, Decode, Detector, Factor, Gauges, Mark, Nearest, Prefill, Progress, Reading, Settings,
-    Taught,
+    self, Counters, Decode, Detector, Factor, Gauges, Mark, MarkEffect, Nearest, Prefill, Progress, Reading,
+    Settings,
 };
 use crate::finding::{Finding, Impact, Side, Symptom};
 use crate::signal::catalog;
@@ -152,7 +152,7 @@ enum Kind {
 
 /// What the detector of a server holds against its ranks now.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct DetectorFindings<'a> {
     ranks: &'a [u16],
     /// The trouble under way.
     pub trouble: Option<&'a factor::Incident>,
@@ -177,7 +177,7 @@ pub struct Cost {
 
 /// Why a detector tells nothing now, as plain data.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outlook {
+pub struct DetectorStatus {
     /// The factor of the trouble under way.
     trouble: Option<Factor>,
     /// What is nearest to its bound, and its rank's DP index.
@@ -186,7 +186,7 @@ pub struct Outlook {
     cost: Cost,
 }
 
-impl Outlook {
+impl DetectorStatus {
     /// In a sentence, for a condition that asks for `wanted`.
     pub fn words(&self, wanted: FactorSet) -> String {
         let site = match self.learned_s {
@@ -308,7 +308,7 @@ impl Factors {
     }
 
     /// A person says what the firing was worth that was told of `server` at `told`; what that taught.
-    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<Taught> {
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<MarkEffect> {
         self.servers.get_mut(server)?.detector.as_mut()?.mark(told.epoch_s(), mark, now.epoch_s())
     }
 
@@ -349,10 +349,10 @@ impl Factors {
     }
 
     /// What is held against the ranks of a server.
-    pub fn told(&self, server: &str) -> Option<Told<'_>> {
+    pub fn told(&self, server: &str) -> Option<DetectorFindings<'_>> {
         let server = self.servers.get(server)?;
         let detector = server.detector.as_ref()?;
-        Some(Told {
+        Some(DetectorFindings {
             ranks: &server.ranks,
             trouble: detector.open(),
             nearest: detector.nearest(),
@@ -545,16 +545,16 @@ fn moment_of(now: f64) -> (i64, bool) {
     (now.floor() as i64, now.floor() + PATIENCE_S <= now)
 }
 
-impl Told<'_> {
+impl DetectorFindings<'_> {
     /// The DP index of a number of the detector's.
     pub fn dp(&self, rank: usize) -> Option<u16> {
         self.ranks.get(rank).copied()
     }
 
     /// What is kept for those who ask why nothing fires.
-    pub fn outlook(&self) -> Outlook {
+    pub fn outlook(&self) -> DetectorStatus {
         let nearest = self.nearest.and_then(|n| Some((n, self.dp(n.rank)?)));
-        Outlook {
+        DetectorStatus {
             trouble: self.trouble.map(|t| t.factor),
             nearest,
             learned_s: self.learned_s,

@@ -10,7 +10,7 @@ use super::compiled::CompiledRule;
 use super::condition::{ConditionMemory, ConditionResult, Detected, Judgement, Part, Reading};
 use super::detector::GroupDetector;
 use super::escalation::{EscalationWatch, times_bound};
-use super::factors::{Factors, Outlook, Told, words_of};
+use super::factors::{DetectorFindings, DetectorStatus, Factors, words_of};
 use super::guard::GuardCache;
 use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
 use crate::finding::{Finding, MemberValue, Side, Statistic};
@@ -65,7 +65,7 @@ pub(super) struct Group {
     /// The detector, if a condition asks for departures.
     pub detector: Option<Box<GroupDetector>>,
     /// What the detector of factors says of the group while it fires nothing.
-    pub told: Option<Outlook>,
+    pub told: Option<DetectorStatus>,
     guard_cache: GuardCache,
     /// When it last stopped firing: no onset lies before.
     pub last_cleared: Time,
@@ -157,7 +157,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
-        told: Option<&Told<'_>>,
+        told: Option<&DetectorFindings<'_>>,
         suppression: Option<Suppression>,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -177,7 +177,7 @@ impl Group {
             self.detector.get_or_insert_default().observe(inputs, frames, now, may_learn);
         }
         let departure = self.detector.as_ref().and_then(|d| d.evidence());
-        self.told = told.map(Told::outlook);
+        self.told = told.map(DetectorFindings::outlook);
         let detected = Detected { departure: departure.as_ref(), factors: told };
         let read = compiled.trigger.iter().map(|p| &frames[*p]);
         let trigger = rule.trigger.judge(Part::Trigger, read, detected, &mut self.memory, scratch);
@@ -269,7 +269,7 @@ impl Group {
         &mut self,
         step: Step,
         rule: &Rule,
-        told: Option<&Told<'_>>,
+        told: Option<&DetectorFindings<'_>>,
         deciding: Option<usize>,
         now: Time,
     ) -> Step {
@@ -386,7 +386,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
-        told: Option<&Told<'_>>,
+        told: Option<&DetectorFindings<'_>>,
         trigger: &Judgement,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -434,7 +434,7 @@ impl Group {
         firing: &Firing,
         since: Time,
         numbers: &Numbers,
-        told: Option<&Told<'_>>,
+        told: Option<&DetectorFindings<'_>>,
     ) -> Finding {
         let detector = self.detector.as_ref();
         let is_departure = numbers.statistic == Statistic::Departure;
@@ -459,7 +459,7 @@ impl Group {
         how: How,
         compiled: &CompiledRule,
         judged: Option<(&Judgement, &[Frame])>,
-        told: Option<&Told<'_>>,
+        told: Option<&DetectorFindings<'_>>,
         reason: Option<String>,
         now: Time,
     ) -> Change {

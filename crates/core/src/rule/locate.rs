@@ -11,7 +11,7 @@ use super::change::Change;
 use super::compiled::CompiledRule;
 use super::group::Group;
 use crate::finding::{Finding, Side, Statistic};
-use crate::onset::{self, Manner, Onset, Strand};
+use crate::onset::{self, MemberCourse, Onset, QuantityKind};
 use crate::signal::catalog;
 use crate::signal::sample::Signal;
 use crate::signal::store::SignalStore;
@@ -101,9 +101,10 @@ fn onset_of(
         .filter_map(|(labels, sources)| Some((labels == *member, longest(sources)?)))
         .collect();
     // A speed changes at once; loads, queues and caches fill.
-    let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
+    let quantity =
+        if signal == catalog::GEN_THROUGHPUT { QuantityKind::Jumps } else { QuantityKind::Accumulates };
     let (times, values): (Vec<Time>, Vec<f64>) = differences(&series, since, now).into_iter().unzip();
-    onset::locate(&times, &[Strand { values, manner, memory: None, weight: 1.0 }], side)
+    onset::locate(&times, &[MemberCourse { values, quantity, memory: None, weight: 1.0 }], side)
 }
 
 /// At each step, the blamed member's value less the mean of its peers' values as of then, on a scale

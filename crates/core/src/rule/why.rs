@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::compiled::CompiledRule;
 use super::condition::{ConditionResult, Missing};
-use super::glance::Glance;
 use super::group::{Group, LastEvaluation, Unjudged};
+use super::quick_check::QuickCheck;
 use super::state::{Firing, GroupState, RuleState};
 use super::{Combine, Condition, Direction, Statistic};
 use crate::signal::store::SignalStore;
@@ -54,7 +54,7 @@ pub struct Measured {
 /// no group, once that is certain.
 pub(super) fn evaluations_of<'a>(
     compiled: &CompiledRule,
-    groups: impl ExactSizeIterator<Item = (&'a Group, &'a Glance)>,
+    groups: impl ExactSizeIterator<Item = (&'a Group, &'a QuickCheck)>,
     inert: Option<&str>,
     wanted: impl Fn(&Labels, RuleState) -> bool,
     now: Time,
@@ -78,7 +78,7 @@ pub(super) fn evaluations_of<'a>(
             why,
         }];
     }
-    let evaluation = |(g, glance): (&Group, &Glance)| Evaluation {
+    let evaluation = |(g, quick_check): (&Group, &QuickCheck)| Evaluation {
         rule: rule.clone(),
         group: Some((*g.labels).clone()),
         state: g.rule_state(),
@@ -87,15 +87,15 @@ pub(super) fn evaluations_of<'a>(
             GroupState::Firing(f) => Some(f.fired_at),
             _ => None,
         },
-        evaluated: glance.evaluated,
-        numbers: measured(g, glance, compiled),
-        why: why_of(g, glance, compiled, now),
+        evaluated: quick_check.evaluated,
+        numbers: measured(g, quick_check, compiled),
+        why: why_of(g, quick_check, compiled, now),
     };
     groups.filter(|(g, _)| wanted(&g.labels, g.rule_state())).map(evaluation).collect()
 }
 
-fn measured(group: &Group, glance: &Glance, compiled: &CompiledRule) -> Option<Measured> {
-    let (deciding, reading) = match (glance.reading(), &group.last) {
+fn measured(group: &Group, quick_check: &QuickCheck, compiled: &CompiledRule) -> Option<Measured> {
+    let (deciding, reading) = match (quick_check.reading(), &group.last) {
         (Some(reading), _) => (0, reading),
         (None, LastEvaluation::Judged { trigger, .. }) => (trigger.deciding, &trigger.reading),
         _ => return None,
@@ -109,8 +109,8 @@ fn measured(group: &Group, glance: &Glance, compiled: &CompiledRule) -> Option<M
     })
 }
 
-fn why_of(group: &Group, glance: &Glance, compiled: &CompiledRule, now: Time) -> String {
-    if let Some(reading) = glance.reading() {
+fn why_of(group: &Group, quick_check: &QuickCheck, compiled: &CompiledRule, now: Time) -> String {
+    if let Some(reading) = quick_check.reading() {
         return missing_links(group, compiled, &[ConditionResult::within_bound(*reading)], now);
     }
     match &group.last {

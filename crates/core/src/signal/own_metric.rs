@@ -90,7 +90,7 @@ enum Part {
 
 /// What one page has of one signal and rank.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct PageValue {
     value: Option<f64>,
     sum: Option<f64>,
     count: Option<f64>,
@@ -101,8 +101,8 @@ struct Seen {
 /// Two earlier states of a histogram: what was observed since the older one is reported.
 #[derive(Clone, Debug)]
 struct Before {
-    older: (Time, Seen),
-    newer: (Time, Seen),
+    older: (Time, PageValue),
+    newer: (Time, PageValue),
 }
 
 /// What further pages are looked through for without being asked: DCGM's clock, and what a router sent to each worker
@@ -124,7 +124,7 @@ pub struct OwnMetrics {
     parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
     pages: BTreeMap<SourceId, FurtherPage>,
     before: BTreeMap<(SourceId, Rank, usize), Before>,
-    seen: BTreeMap<(Rank, usize), Seen>,
+    seen: BTreeMap<(Rank, usize), PageValue>,
     /// Series and buckets of the last page that were beyond a bound.
     beyond: u64,
 }
@@ -261,9 +261,9 @@ impl OwnMetrics {
     }
 
     /// The mean or quantile of what was observed since the older of two remembered states.
-    fn lately(&mut self, key: (SourceId, Rank, usize), seen: Seen, at: Time) -> Option<f64> {
+    fn lately(&mut self, key: (SourceId, Rank, usize), seen: PageValue, at: Time) -> Option<f64> {
         let own = &self.metrics[key.2];
-        let restarted = |before: &Seen| total(&seen) < total(before);
+        let restarted = |before: &PageValue| total(&seen) < total(before);
         let known = self.before.get_mut(&key).filter(|b| !restarted(&b.newer.1) && at > b.newer.0);
         let Some(before) = known else {
             if self.before.len() < MOST_REMEMBERED || self.before.contains_key(&key) {
@@ -297,7 +297,7 @@ fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {
     }
 }
 
-fn is_complete(stat: MetricStat, seen: &Seen) -> bool {
+fn is_complete(stat: MetricStat, seen: &PageValue) -> bool {
     match stat {
         MetricStat::Value | MetricStat::Rate => seen.value.is_some(),
         MetricStat::Mean => seen.sum.is_some() && seen.count.is_some(),
@@ -345,7 +345,7 @@ fn worker_of(labels: LabelSet<'_>, server: &str) -> Option<Rank> {
     is_same.then(|| index.map_or(Rank::NONE, Rank::dp))
 }
 
-fn add_bucket(seen: &mut Seen, sample: &exposition::Sample<'_>, beyond: &mut u64) {
+fn add_bucket(seen: &mut PageValue, sample: &exposition::Sample<'_>, beyond: &mut u64) {
     let Some(le) = sample.labels.get(b"le").and_then(number::whole) else { return };
     let key = order_of(le);
     if seen.buckets.len() >= MOST_BUCKETS && !seen.buckets.contains_key(&key) {
@@ -366,19 +366,19 @@ fn number_of(order: u64) -> f64 {
 }
 
 /// What never falls but when the server restarts.
-fn total(seen: &Seen) -> f64 {
+fn total(seen: &PageValue) -> f64 {
     seen.count.or_else(|| seen.buckets.values().last().copied()).unwrap_or(0.0)
 }
 
 /// The mean of what was observed in between; `None` where nothing was.
-fn mean(before: &Seen, now: &Seen) -> Option<f64> {
+fn mean(before: &PageValue, now: &PageValue) -> Option<f64> {
     let count = now.count? - before.count?;
     (count > 0.0).then_some((now.sum? - before.sum?) / count)
 }
 
 /// The quantile of what was observed in between, on a straight line through its bucket, as Prometheus'
 /// `histogram_quantile` has it; above the last finite bound that bound.
-fn quantile(q: f64, before: &Seen, now: &Seen) -> Option<f64> {
+fn quantile(q: f64, before: &PageValue, now: &PageValue) -> Option<f64> {
     let grown = |le: &u64, n: f64| n - before.buckets.get(le).copied().unwrap_or(0.0);
     let (last, all) = now.buckets.iter().next_back()?;
     let all = grown(last, *all);

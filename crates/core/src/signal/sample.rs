@@ -114,7 +114,7 @@ pub struct TargetId(pub u16);
 
 /// One sample, and where it came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ShownBy {
+pub struct SampleEvidence {
     /// When it was true.
     pub at: Time,
     /// In the signal's unit.

@@ -29,7 +29,7 @@ pub struct Shapes {
     /// One line on its own has nothing to learn for.
     learns: bool,
     civil: [u8; CIVIL_LEN],
-    ranks: Vec<(Letters, Rank)>,
+    ranks: Vec<(ShortText, Rank)>,
     decode: Shape,
     prefill: Shape,
     /// Values of known keys that were no numbers, in other lines than those of batches.
@@ -42,7 +42,7 @@ const RANK_BITS: u32 = 9;
 impl Shapes {
     /// The rank that the words before the closing bracket name, and what comes behind it.
     fn rank<'a>(&mut self, rest: &'a [u8]) -> Option<(Rank, &'a [u8])> {
-        let Some((letters, close)) = Letters::before_bracket(rest).filter(|_| self.learns) else {
+        let Some((letters, close)) = ShortText::before_bracket(rest).filter(|_| self.learns) else {
             let close = memchr(b']', rest)?;
             return Some((rank_of(&rest[..close]), &rest[close + 1..]));
         };
@@ -71,9 +71,9 @@ impl Shapes {
 
 /// Up to fifteen bytes as two numbers, which compare at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Letters([u64; 2]);
+struct ShortText([u64; 2]);
 
-impl Letters {
+impl ShortText {
     /// Those before the first `]`, and where it is; `None` when it is farther away.
     #[inline]
     fn before_bracket(bytes: &[u8]) -> Option<(Self, usize)> {

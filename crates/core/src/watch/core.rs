@@ -12,7 +12,7 @@ use crate::capture::admit::Policy;
 use crate::capture::governor::Ledger;
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
-use crate::capture::window::Distrust;
+use crate::capture::window::SettlingTime;
 use crate::incident::CaptureOutcome;
 use crate::message::{Update, utc};
 use crate::printable::{LIMIT, printable_bytes};
@@ -355,7 +355,7 @@ impl Core {
         self.ledger.left_behind.insert(attempt);
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
             server.window_left(window);
-            server.distrust = Some(Distrust::opened(now));
+            server.distrust = Some(SettlingTime::opened(now));
             self.is_disturbed = true;
         }
     }
@@ -363,7 +363,7 @@ impl Core {
 
 /// A silence that held until then is over: the refusal of a window in it says so from now on.
 pub(super) fn refused_in_silence(active: &mut ActiveIncident, until: Option<Time>) {
-    let what = if active.story.has_begun() { "came back" } else { "fired" };
+    let what = if active.messages.has_begun() { "came back" } else { "fired" };
     if let (Some(until), CaptureOutcome::Refused(refused)) = (until, &mut active.incident.capture)
         && refused.reason == Reason::Silenced
     {
@@ -374,7 +374,7 @@ pub(super) fn refused_in_silence(active: &mut ActiveIncident, until: Option<Time
 /// Tells that an incident began; where that was told before, that it is back. During a silence neither is.
 pub(super) fn tell_beginning(active: &mut ActiveIncident, out: &mut Vec<Effect>) {
     if active.silenced.is_none() {
-        let update = if active.story.begin() { Update::Returned } else { Update::Fired };
+        let update = if active.messages.begin() { Update::Returned } else { Update::Fired };
         notify(active, update, out);
     }
 }

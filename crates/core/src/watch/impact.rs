@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
-use super::incidents::{ActiveIncident, Noticed};
+use super::incidents::{ActiveIncident, ImpactProbe};
 use super::server::Server;
 use crate::finding::{Finding, MemberValue};
 use crate::incident::{BeforeAndNow, Impact};
@@ -67,7 +67,7 @@ fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, no
     let error = Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0));
     let spans =
         Spans { before: (finding.onset - error - BEFORE, finding.onset - error), now: (now - NOW, now) };
-    let of = |noticed: &mut Option<Noticed>, signals: &[Signal]| {
+    let of = |noticed: &mut Option<ImpactProbe>, signals: &[Signal]| {
         let first = || signals.iter().find_map(|signal| noticed_first(store, target, *signal, spans));
         if noticed.is_none() {
             *noticed = first();
@@ -94,15 +94,15 @@ struct Spans {
 }
 
 /// The first source that has a number of a whole server in both spans.
-fn noticed_first(store: &SignalStore, target: TargetId, signal: Signal, spans: Spans) -> Option<Noticed> {
+fn noticed_first(store: &SignalStore, target: TargetId, signal: Signal, spans: Spans) -> Option<ImpactProbe> {
     SOURCES.iter().find_map(|&source| {
         let (ranks, points) = points_of(store, target, (signal, source), spans.before.0, spans.now.1);
         mean(&points, spans.now)?;
-        Some(Noticed { signal, source, ranks, before: mean(&points, spans.before)? })
+        Some(ImpactProbe { signal, source, ranks, before: mean(&points, spans.before)? })
     })
 }
 
-fn level_now(store: &SignalStore, target: TargetId, of: &Noticed, spans: Spans) -> Option<f64> {
+fn level_now(store: &SignalStore, target: TargetId, of: &ImpactProbe, spans: Spans) -> Option<f64> {
     // One that is silent for a moment still holds what it told last.
     let since = spans.now.1 - UNKNOWN;
     let (ranks, points) = points_of(store, target, (of.signal, of.source), since, spans.now.1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::ManualRequest;
-use super::story::Story;
+use super::messages::MessageProgress;
 use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
 use crate::cause::Cause;
@@ -27,7 +27,7 @@ pub type Key = (Arc<str>, Option<Arc<str>>, Labels, Option<u64>);
 /// Where a number of a whole server is read, and what it was before the onset: what is now must be of the same ranks,
 /// signal and source, and the past is forgotten after minutes.
 #[derive(Clone, Copy, Debug)]
-pub struct Noticed {
+pub struct ImpactProbe {
     /// The signal.
     pub signal: Signal,
     /// Who tells it.
@@ -66,9 +66,9 @@ pub struct ActiveIncident {
     /// When this agent took it up from one before it, until its rule fires again.
     pub taken_up: Option<Time>,
     /// Where what clients notice is read: tokens, the wait for the first one, requests that wait.
-    pub noticed: [Option<Noticed>; 3],
+    pub noticed: [Option<ImpactProbe>; 3],
     /// What of it was told.
-    pub story: Story,
+    pub messages: MessageProgress,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
     pub refusal_reported: usize,
 }
@@ -276,7 +276,7 @@ impl Incidents {
             is_behind: false,
             taken_up: None,
             noticed: [None; 3],
-            story: Story::default(),
+            messages: MessageProgress::default(),
             refusal_reported: 0,
         };
         self.active.insert(id.clone(), active);
@@ -366,7 +366,7 @@ impl Incidents {
 
     /// Those whose result has waited long enough for a verdict.
     pub fn with_due_results(&self, now: Time) -> Vec<Arc<str>> {
-        let due = self.active.iter().filter(|(_, active)| active.story.is_due(now));
+        let due = self.active.iter().filter(|(_, active)| active.messages.is_due(now));
         due.map(|(id, _)| id.clone()).collect()
     }
 
@@ -446,7 +446,7 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         is_behind: false,
         taken_up: None,
         noticed: [None; 3],
-        story: Story::default(),
+        messages: MessageProgress::default(),
         refusal_reported: 0,
     }
 }

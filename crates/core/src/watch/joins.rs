@@ -24,21 +24,21 @@ use skewtrap_trace::time::Time;
 pub(super) const WAKE: Duration = Duration::from_secs(60);
 
 /// Which incident an onset belongs to.
-pub(super) enum Belongs {
+pub(super) enum IncidentMatch {
     /// It is one of its own.
-    ToNone,
+    New,
     /// It is this one, which goes on under the rule that fired.
-    Told(IncidentId),
+    Continues(IncidentId),
     /// It is this one, which was taken to be over and is not.
-    Back(IncidentId),
+    Reopens(IncidentId),
     /// It is a symptom of this one.
-    As(IncidentId),
+    SymptomOf(IncidentId),
 }
 
 impl Core {
     /// Which incident an onset belongs to.
-    pub(super) fn incident_of(&self, change: &Change) -> Belongs {
-        let Some(target) = &change.target else { return Belongs::ToNone };
+    pub(super) fn incident_of(&self, change: &Change) -> IncidentMatch {
+        let Some(target) = &change.target else { return IncidentMatch::New };
         let is_there = |active: &&ActiveIncident| active.incident.target == *target;
         let found = match change.trouble {
             Some(trouble) => {
@@ -48,13 +48,14 @@ impl Core {
                 };
                 let levels = self.incidents.firing_now().filter(is_there).filter(joins);
                 let level = || levels.map(|active| active.incident.id.clone()).next();
-                let told = self.incidents.of_trouble(target, trouble).map(Belongs::Told);
-                let back = || self.over_before(change, trouble).map(Belongs::Back);
-                told.or_else(back).or_else(|| level().map(Belongs::Told))
+                let told = self.incidents.of_trouble(target, trouble).map(IncidentMatch::Continues);
+                let back = || self.over_before(change, trouble).map(IncidentMatch::Reopens);
+                told.or_else(back).or_else(|| level().map(IncidentMatch::Continues))
             }
-            None if self.incidents.firing(change).is_some() => {
-                self.incidents.firing(change).map(|active| Belongs::Told(active.incident.id.clone()))
-            }
+            None if self.incidents.firing(change).is_some() => self
+                .incidents
+                .firing(change)
+                .map(|active| IncidentMatch::Continues(active.incident.id.clone())),
             None if change.rule.joins_trouble => {
                 let is_recent = |active: &&ActiveIncident| {
                     let ended = active.incident.resolved_at;
@@ -64,11 +65,11 @@ impl Core {
                 let of_troubles = self.incidents.newest_first().filter(is_there).filter(is_recent);
                 let best =
                     of_troubles.max_by_key(|a| (a.incident.resolved_at.is_none(), a.incident.fired_at));
-                best.map(|active| Belongs::As(active.incident.id.clone()))
+                best.map(|active| IncidentMatch::SymptomOf(active.incident.id.clone()))
             }
             None => None,
         };
-        found.unwrap_or(Belongs::ToNone)
+        found.unwrap_or(IncidentMatch::New)
     }
 
     /// The incident of a trouble that a rule finds again, if it was taken to be over only a moment ago.

@@ -11,7 +11,7 @@ use super::core::Core;
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Key, Trigger};
 use super::joins::WAKE;
-use super::story::Story;
+use super::messages::MessageProgress;
 use super::windows::tell_result;
 use crate::incident::{Incident, STANDING};
 use crate::message::Update;
@@ -102,7 +102,7 @@ impl Core {
                 is_away: true,
                 is_behind,
                 noticed: [None; 3],
-                story: Story::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
+                messages: MessageProgress::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
                 refusal_reported,
                 incident,
             };
@@ -124,14 +124,14 @@ impl Core {
         incident.earlier = earlier;
         if incident.resolved_at.is_some() {
             if !is_comparing {
-                active.story.tell();
+                active.messages.tell();
             }
             return;
         }
         incident.state = state;
         if incident.earlier.is_empty() {
             // It may have been kept as told before its message was written, and then died with that agent.
-            active.story = Story::resumed(active.story.has_begun(), false);
+            active.messages = MessageProgress::resumed(active.messages.has_begun(), false);
         }
         let incident = &active.incident;
         let update = if incident.verdict.is_some() { Update::Verdict } else { Update::Captured };
@@ -183,8 +183,8 @@ fn kept_of(active: &ActiveIncident) -> Option<KeptIncident> {
         rule,
         group: active.group.clone(),
         firing: active.firing.clone(),
-        has_begun: active.story.has_begun(),
-        is_told: active.story.is_told(),
+        has_begun: active.messages.has_begun(),
+        is_told: active.messages.is_told(),
         silenced: active.silenced,
         refusal_reported: active.refusal_reported,
         is_behind: active.is_behind,

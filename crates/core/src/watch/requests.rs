@@ -10,7 +10,7 @@ use super::Mode;
 use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
 use super::incidents::{ActiveIncident, Trigger};
-use super::joins::Belongs;
+use super::joins::IncidentMatch;
 use super::shown::shown_by;
 use super::slowness;
 use super::windows::tell_result;
@@ -60,10 +60,10 @@ impl Core {
             && let Some(finding) = change.finding.clone()
         {
             return match self.incident_of(&change) {
-                Belongs::ToNone => self.fired(store, change, finding, now, out),
-                Belongs::Back(id) => self.came_back(&id, change, finding, store, now, out),
-                Belongs::Told(id) => self.told_again(store, &id, change, finding, now, out),
-                Belongs::As(id) => self.join(&id, change, &finding, out),
+                IncidentMatch::New => self.fired(store, change, finding, now, out),
+                IncidentMatch::Reopens(id) => self.came_back(&id, change, finding, store, now, out),
+                IncidentMatch::Continues(id) => self.told_again(store, &id, change, finding, now, out),
+                IncidentMatch::SymptomOf(id) => self.join(&id, change, &finding, out),
             };
         }
         if change.state == RuleState::Idle {
@@ -393,7 +393,7 @@ impl Core {
     ) {
         let Some(active) = self.incidents.get_mut(id) else { return };
         let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.times_bound);
-        if active.story.is_awaiting() {
+        if active.messages.is_awaiting() {
             // Its verdict comes too late for the message: the next capture takes the place of this one.
             tell_result(active, Update::Captured, out);
         }

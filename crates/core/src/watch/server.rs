@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::event::{OpenWindow, ServerFact, WindowEvent};
 use crate::capture::facts::{Facts, HealthAnswer};
 use crate::capture::line::ProfileLine;
-use crate::capture::window::Distrust;
+use crate::capture::window::SettlingTime;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::rank::Rank;
@@ -30,7 +30,7 @@ pub struct Server {
     /// Ours.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
-    pub distrust: Option<Distrust>,
+    pub distrust: Option<SettlingTime>,
     /// When its log last said that it dies; `None` once it lives again.
     pub died: Option<Time>,
     /// It stopped answering, and has not answered since.
@@ -97,7 +97,7 @@ impl Server {
             WindowEvent::Entered(phase) => {
                 let Some(window) = &mut self.window else { return };
                 (window.phase, window.since) = (*phase, now);
-                self.distrust.get_or_insert(Distrust::opened(now)).entered(*phase, now);
+                self.distrust.get_or_insert(SettlingTime::opened(now)).entered(*phase, now);
             }
             WindowEvent::Ended(_) | WindowEvent::Refused(_) => {
                 if self.window.take().is_some_and(|w| w.marks.is_some()) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::finding::{Finding, Statistic};
 use crate::rule::Change;
 use crate::signal::catalog;
-use crate::signal::sample::ShownBy;
+use crate::signal::sample::SampleEvidence;
 use crate::signal::store::SignalStore;
 
 /// At how many instants after the onset a sample is looked for that shows what is claimed.
@@ -13,7 +13,7 @@ const LOOKED_FOR: u32 = 20;
 
 /// The blamed member's sample nearest to the onset; where that does not show yet what is claimed, the
 /// first one that does.
-pub(super) fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
+pub(super) fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<SampleEvidence> {
     let measured = finding.measured.as_ref()?;
     let signal = match measured.statistic {
         Statistic::Factors => catalog::LOAD,

@@ -44,7 +44,7 @@ pub(super) fn status_of(
     let servers = &core.servers[places.clone()];
     let rules = rules_of(core, servers, now);
     let mut targets = targets_of((places.start, servers), &series, sources);
-    let able = AbleRules::of(core, &rules);
+    let able = ApplicableRules::of(core, &rules);
     for (place, (target, server)) in places.clone().zip(targets.iter_mut().zip(servers)) {
         let seen = || u16::try_from(place).map(|id| store.ranks_of(TargetId(id))).unwrap_or_default();
         target.not_watched = able.not_watched(server, seen);
@@ -86,7 +86,7 @@ fn targets_of(
 
 /// Which rules can fire on which server: those with a group there that is or was judged.
 #[derive(Debug)]
-struct AbleRules<'a> {
+struct ApplicableRules<'a> {
     by_server: BTreeMap<&'a str, Vec<&'a str>>,
     /// Those over several servers.
     over_all: Vec<&'a str>,
@@ -94,7 +94,7 @@ struct AbleRules<'a> {
     of_machine: Option<&'a str>,
 }
 
-impl<'a> AbleRules<'a> {
+impl<'a> ApplicableRules<'a> {
     fn of(core: &'a Core, rules: &'a [RuleStatus]) -> Self {
         let mut able = Self {
             by_server: BTreeMap::new(),

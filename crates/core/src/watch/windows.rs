@@ -33,9 +33,9 @@ impl Core {
         let Some(active) = self.incidents.get_mut(id) else { return };
         active.incident.captured(&stored);
         if stored.outcome.is_comparable() {
-            active.story.await_verdict(now);
+            active.messages.await_verdict(now);
         }
-        if active.story.is_awaiting() {
+        if active.messages.is_awaiting() {
             return out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
         tell_result(active, Update::Captured, out);
@@ -85,7 +85,7 @@ pub(super) fn tell_result(active: &mut ActiveIncident, update: Update, out: &mut
     if active.silenced.is_some() {
         return out.push(Effect::Store { incident });
     }
-    let only_edits = active.story.tell();
+    let only_edits = active.messages.tell();
     out.push(Effect::Notify { incident, update, only_edits, receivers: active.notify.clone() });
 }
 
@@ -101,7 +101,7 @@ impl Core {
 
     /// The ranks of a capture could not be compared.
     pub(super) fn not_compared(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
-        if let Some(active) = self.incidents.get_mut(id).filter(|active| active.story.is_awaiting()) {
+        if let Some(active) = self.incidents.get_mut(id).filter(|active| active.messages.is_awaiting()) {
             tell_result(active, Update::Captured, out);
         }
         self.manual_is_over(id, now, out);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::fleet::lease::{
-    Answer, GiveBack, GiveBackStep, Intent, Proof, Take, TakeStep, Turn, WindowEnd,
+    Answer, GiveBackStep, GrantedLease, Intent, LeaseRequest, LeaseRequestStep, LeaseReturn, Proof, WindowEnd,
 };
 use skewtrap_fleet::lease::PoolLease;
 use skewtrap_trace::time::Time;
@@ -19,30 +19,30 @@ pub fn intent(agent: &str, nonce: u32) -> Intent {
         .lasting(Duration::from_secs(30))
 }
 
-pub async fn taken(lease: &mut PoolLease, intent: Intent, budget: &Budget) -> Result<Turn, Refusal> {
+pub async fn taken(lease: &mut PoolLease, intent: Intent, budget: &Budget) -> Result<GrantedLease, Refusal> {
     let began = Instant::now();
     let now = || Time::from_epoch_s(5_000.0) + began.elapsed();
-    let mut take = Take::new(intent, budget.clone(), Estimate::default(), None);
+    let mut take = LeaseRequest::new(intent, budget.clone(), Estimate::default(), None);
     let mut step = take.begin();
     loop {
         step = lease.take(&mut take, step, now).await;
         step = match step {
-            TakeStep::Taken(turn) => return Ok(*turn),
+            LeaseRequestStep::Taken(turn) => return Ok(*turn),
             // As the agent does it: what may have been taken is given back.
-            TakeStep::Refused(refusal) => {
+            LeaseRequestStep::Refused(refusal) => {
                 if take.may_have_it() {
                     give_back(lease, take.intent().clone(), WindowEnd::default()).await;
                 }
                 return Err(refusal);
             }
-            TakeStep::Prove(_) => take.on(Answer::Proven(Proof::None), now()),
+            LeaseRequestStep::Prove(_) => take.on(Answer::Proven(Proof::None), now()),
             other => panic!("left half way: {other:?}"),
         };
     }
 }
 
 pub async fn give_back(lease: &mut PoolLease, intent: Intent, end: WindowEnd) {
-    let mut back = GiveBack::new(intent, end);
+    let mut back = LeaseReturn::new(intent, end);
     while lease.give_back(&mut back).await != (GiveBackStep::Done { overtaken: false }) {}
 }
 

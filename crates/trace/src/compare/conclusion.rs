@@ -282,7 +282,7 @@ impl Conclusion<'_> {
             since_baseline: None,
             reasons,
         };
-        let told = sentence::Told {
+        let told = sentence::SentenceInput {
             work_ms: diagnosis.gap.ms,
             batches: self.batches(outlier, members),
             doubt: diagnosis.reasons.last(),

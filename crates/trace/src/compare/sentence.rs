@@ -15,7 +15,7 @@ const WORTH_COUNTING: f64 = 1.2;
 
 /// What the sentence needs beside the verdict.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct SentenceInput<'a> {
     /// By how much longer its GPU works in each step than its peers', milliseconds.
     pub work_ms: f64,
     /// The requests of its batches and of its peers', where the steps tell them.
@@ -25,8 +25,8 @@ pub struct Told<'a> {
 }
 
 /// The verdict about `rank`: what is concluded first, then what shows it.
-pub fn of(v: &Verdict, rank: RankId, told: Told<'_>) -> String {
-    let Told { work_ms, batches, doubt } = told;
+pub fn of(v: &Verdict, rank: RankId, told: SentenceInput<'_>) -> String {
+    let SentenceInput { work_ms, batches, doubt } = told;
     let lost = v.lost_ms_per_step.unwrap_or(0.0);
     match (v.kind, v.by) {
         (Kind::UnevenWork, _) => {
@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn more_work_is_said_by_the_work_first_and_host_time_that_it_accounts_for_last() {
         let rank = RankId::Rank(Rank::dp(2));
-        let told = of(&verdict(), rank, Told { work_ms: 0.5, batches: Some((46.0, 9.0)), doubt: None });
+        let told =
+            of(&verdict(), rank, SentenceInput { work_ms: 0.5, batches: Some((46.0, 9.0)), doubt: None });
         let (work, host) = (told.find("of GPU work"), told.find("host time"));
         assert!(
             told.starts_with(
@@ -148,7 +149,8 @@ mod tests {
         );
         assert!(work.is_some() && work < host, "{told}");
         assert!(told.ends_with("host time before kernels, which its work accounts for."), "{told}");
-        let alike = of(&verdict(), rank, Told { work_ms: 0.5, batches: Some((10.0, 9.0)), doubt: None });
+        let alike =
+            of(&verdict(), rank, SentenceInput { work_ms: 0.5, batches: Some((10.0, 9.0)), doubt: None });
         assert!(alike.starts_with("DP2 has more to do than its peers: 0.50 ms of GPU work"), "{alike}");
     }
 }

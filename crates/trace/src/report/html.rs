@@ -2,7 +2,7 @@
 //! on a phone. Bars are plain boxes; the chart of the signal is one inline SVG.
 
 mod chart;
-mod occasion;
+mod incident;
 
 use std::io::{self, Write};
 
@@ -13,13 +13,13 @@ use crate::printable::printable;
 use crate::verdict::{Kind, Place};
 
 pub use chart::{History, Series};
-pub use occasion::Occasion;
+pub use incident::ReportIncident;
 
 /// What is known beside the traces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context<'a> {
     /// The incident in which they were captured.
-    pub occasion: Option<&'a Occasion>,
+    pub incident: Option<&'a ReportIncident>,
     /// The signal around the onset.
     pub history: Option<&'a History>,
 }
@@ -45,8 +45,8 @@ pub fn write_html(out: &mut impl Write, c: &Comparison, context: Context<'_>) ->
         escaped(&title),
         include_str!("html/page.css")
     )?;
-    if let Some(occasion) = context.occasion {
-        occasion::write(out, occasion)?;
+    if let Some(incident) = context.incident {
+        incident::write(out, incident)?;
     }
     header(out, c)?;
     if let Some(history) = context.history {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Seen, StopUnsent, report, stop_session, wait_for};
+use super::{SessionState, StopUnsent, report, stop_session, wait_for};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
@@ -44,7 +44,7 @@ pub async fn close(
     let age = now.since(window.sent_at);
     // Without a session nothing was started yet.
     let seen = match (session.is_empty(), window.granted) {
-        (true, _) => Seen::Absent,
+        (true, _) => SessionState::Absent,
         (false, true) => wait_for(nsys, session, Duration::ZERO, |_| true).await,
         (false, false) => {
             started(output).await;
@@ -53,12 +53,14 @@ pub async fn close(
     };
     let seen = match seen {
         // Its stop was sent, and the report is being generated.
-        Seen::Is(Readiness::Busy) => wait_for(nsys, session, EXPORT_LIMIT, |s| !s.is(Readiness::Busy)).await,
+        SessionState::Is(Readiness::Busy) => {
+            wait_for(nsys, session, EXPORT_LIMIT, |s| !s.is(Readiness::Busy)).await
+        }
         other => other,
     };
     let began = if seen.is(Readiness::Collecting) { began(name).await } else { None };
     match (seen, owner_of(began, window.sent_at)) {
-        (Seen::Is(Readiness::Collecting), CollectionOwner::Theirs) => {
+        (SessionState::Is(Readiness::Collecting), CollectionOwner::Theirs) => {
             let since = began.map(|at| format!(" since {at}")).unwrap_or_default();
             let why = format!(
                 "{died}; its session {name} collects{since}, which is not when this window was started: that is another client's, and is left alone"
@@ -67,26 +69,28 @@ pub async fn close(
             result.unproven = (!window.granted).then(|| why.clone());
             result.failure = Some(why);
         }
-        (Seen::Is(Readiness::Collecting), CollectionOwner::Ours) => {
+        (SessionState::Is(Readiness::Collecting), CollectionOwner::Ours) => {
             stop(nsys, session, now, cancel, &mut result).await
         }
-        (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) if window.granted || age < OURS => {
+        (SessionState::Is(Readiness::Collecting), CollectionOwner::Unknown)
+            if window.granted || age < OURS =>
+        {
             stop(nsys, session, now, cancel, &mut result).await
         }
-        (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
+        (SessionState::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
             let why = format!(
                 "{died}, just as it started nsys session {name}, and something has collected there since: if it is not in use, stop it with nsys stop --session={session}"
             );
             result.unproven = Some(why.clone());
             result.failure = Some(why);
         }
-        (Seen::Unread(why), _) => {
+        (SessionState::Unread(why), _) => {
             let why =
                 format!("{died}, and whether nsys session {name} still collects cannot be read ({why})");
             result.unproven = Some(why.clone());
             result.failure = Some(why);
         }
-        (Seen::Is(_) | Seen::Absent, _) => {
+        (SessionState::Is(_) | SessionState::Absent, _) => {
             result.failure = Some(format!("{died}; its session collects no more"))
         }
     }

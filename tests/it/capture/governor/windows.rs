@@ -14,7 +14,7 @@ use skewtrap_core::capture::governor::{
 };
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::window::{Answer, Event, LeftBehind, Output, Visibility, Window};
+use skewtrap_core::capture::window::{Answer, Event, OrphanedWindow, Output, Visibility, Window};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -143,7 +143,7 @@ impl Live {
 
 /// What came of a sequence.
 #[derive(Debug, Default)]
-pub struct Came {
+pub struct ArrivalSpan {
     pub granted: usize,
     pub most_open: usize,
     /// Ends without a proof.
@@ -159,14 +159,14 @@ struct Play {
     /// By how much the wall clock differs from it, in seconds.
     set_by: i64,
     live: BTreeMap<String, Live>,
-    came: Came,
+    came: ArrivalSpan,
 }
 
-pub fn run(steps: &[Step], sees: Visibility) -> Result<Came, TestCaseError> {
+pub fn run(steps: &[Step], sees: Visibility) -> Result<ArrivalSpan, TestCaseError> {
     let dir = tempfile::tempdir().expect("a folder");
     let state = Some(State::open(dir.path()).expect("a state"));
     let now = Time::from_epoch_s(1_700_000_000.0);
-    let (live, came) = (BTreeMap::new(), Came::default());
+    let (live, came) = (BTreeMap::new(), ArrivalSpan::default());
     let mut play = Play { sees, dir, state, now, set_by: 0, live, came };
     for step in steps {
         match step {
@@ -411,7 +411,7 @@ impl Play {
         let left = state.open_windows().expect("readable").into_iter().filter(|w| w.unproven.is_none());
         for window in left {
             let live = self.live.get_mut(&window.attempt).expect("it was granted here");
-            let before = LeftBehind {
+            let before = OrphanedWindow {
                 sent_at: live.sent_at,
                 granted: window.granted,
                 refused_double: window.refused_double,

@@ -197,7 +197,7 @@ fn the_estimate_is_the_most_that_the_last_windows_of_that_server_took() {
 #[test]
 fn what_a_rule_has_used_of_its_limits_is_told_until_nothing_of_it_counts() {
     let spent = |attempts: Vec<Attempt>, now| Ledger::from(attempts).spent("r", "t", &LIMITS, now);
-    let expected = |windows, until: Option<u64>| Some(Spent { windows, cooldown_until: until.map(at) });
+    let expected = |windows, until: Option<u64>| Some(LimitUsage { windows, cooldown_until: until.map(at) });
     assert_eq!(spent(vec![], at(0)), None);
     assert_eq!(spent(vec![attempt(0, "a")], at(599)), expected(1, Some(600)));
     assert_eq!(spent(vec![attempt(0, "a")], at(600)), expected(1, None));

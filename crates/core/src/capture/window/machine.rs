@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::ownership::Ownership;
 use super::{
-    Answer, CANCEL_LIMIT, CHANCE, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, LeftBehind, MAX_STOPS, Output,
-    RETRY, START_TIMEOUT, Stops, Visibility, WindowPhase,
+    Answer, CANCEL_LIMIT, CHANCE, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, MAX_STOPS, OrphanedWindow,
+    Output, RETRY, START_TIMEOUT, Stops, Visibility, WindowPhase,
 };
 use crate::capture::facts::ServerKind;
 use crate::capture::plan::{Form, StartRequest};
@@ -144,7 +144,7 @@ impl Window {
 
     /// A window that an agent before this one left behind. It is closed at once, given that it is proven to
     /// be ours and was not closed before.
-    pub fn resume(request: &StartRequest, visibility: Visibility, left: &LeftBehind, now: Time) -> Self {
+    pub fn resume(request: &StartRequest, visibility: Visibility, left: &OrphanedWindow, now: Time) -> Self {
         let (mut window, _) = Self::start(request, visibility, left.sent_at);
         window.start_pending = false;
         window.left_behind = true;

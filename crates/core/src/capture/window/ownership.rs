@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::line::{Foreign, Marks, ProfileLine, same_folder};
+use crate::capture::line::{ForeignWindows, Marks, ProfileLine, same_folder};
 use crate::capture::plan::{Form, StartRequest};
 use crate::capture::verify::expected_of;
 use skewtrap_trace::rank::Rank;
@@ -14,7 +14,7 @@ const MOST_PENDING: usize = 4096;
 
 /// How far a rank's window has come, by its log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Seen {
+pub(super) enum RankProgress {
     /// No line.
     Nothing,
     /// `Profiling starts`.
@@ -32,7 +32,7 @@ pub(super) struct Ownership {
     expected: Vec<Rank>,
     busy: Vec<Rank>,
     form: Form,
-    seen: BTreeMap<Rank, Seen>,
+    seen: BTreeMap<Rank, RankProgress>,
     whole: BTreeSet<Rank>,
     /// Ranks of which a file is there, whole or not.
     sighted: BTreeSet<Rank>,
@@ -40,7 +40,7 @@ pub(super) struct Ownership {
     pending: Vec<(Rank, ProfileLine, Time)>,
     /// The id that the server gave to a window whose mark is a prefix.
     adopted: Option<String>,
-    pub(super) foreign: Foreign,
+    pub(super) foreign: ForeignWindows,
     /// The start was answered with 2xx.
     pub(super) granted: bool,
     /// A line or a file bears a mark.
@@ -55,7 +55,7 @@ impl Ownership {
         expected.sort_unstable();
         Self {
             marks: request.marks.clone(),
-            seen: expected.iter().map(|r| (*r, Seen::Nothing)).collect(),
+            seen: expected.iter().map(|r| (*r, RankProgress::Nothing)).collect(),
             expected,
             busy: request.ranks.busy.clone(),
             form: request.form,
@@ -63,7 +63,7 @@ impl Ownership {
             sighted: BTreeSet::new(),
             pending: Vec::new(),
             adopted: None,
-            foreign: Foreign::default(),
+            foreign: ForeignWindows::default(),
             granted: false,
             proven: false,
             doubled: false,
@@ -100,11 +100,11 @@ impl Ownership {
         }
         match line {
             ProfileLine::Starts { dir, id } => self.starts(rank, dir, id.as_deref(), at),
-            ProfileLine::Stops => self.ends(rank, line, Seen::Stopped, at),
+            ProfileLine::Stops => self.ends(rank, line, RankProgress::Stopped, at),
             ProfileLine::Done { dir } => match self.marks.dir.as_deref() {
-                Some(ours) if same_folder(ours, dir) => self.note(rank, Seen::Done),
+                Some(ours) if same_folder(ours, dir) => self.note(rank, RankProgress::Done),
                 Some(_) => self.foreign.line(rank, line, at),
-                None => self.ends(rank, line, Seen::Done, at),
+                None => self.ends(rank, line, RankProgress::Done, at),
             },
         }
     }
@@ -122,22 +122,22 @@ impl Ownership {
             self.adopted = id.map(str::to_owned);
         }
         if let Some(seen) = self.seen_of(rank) {
-            self.doubled |= matches!(seen, Seen::Begun(_));
-            self.set(rank, Seen::Begun(at));
+            self.doubled |= matches!(seen, RankProgress::Begun(_));
+            self.set(rank, RankProgress::Begun(at));
         }
         // A rank has one profiler: what the log had of another one is over.
         self.foreign.over_on(rank);
     }
 
     /// Later lines carry no id: they belong to whoever has the window open on that rank.
-    fn ends(&mut self, rank: Rank, line: &ProfileLine, seen: Seen, at: Time) {
+    fn ends(&mut self, rank: Rank, line: &ProfileLine, seen: RankProgress, at: Time) {
         if self.foreign.is_open_on(rank) || !self.is_ours() {
             return self.foreign.line(rank, line, at);
         }
         self.note(rank, seen);
     }
 
-    fn note(&mut self, rank: Rank, seen: Seen) {
+    fn note(&mut self, rank: Rank, seen: RankProgress) {
         if self.seen_of(rank).is_some_and(|before| before < seen) {
             self.set(rank, seen);
         }
@@ -154,22 +154,22 @@ impl Ownership {
         }
     }
 
-    fn seen_of(&self, rank: Rank) -> Option<Seen> {
+    fn seen_of(&self, rank: Rank) -> Option<RankProgress> {
         self.seen.get(&expected_of(&self.expected, rank)?).copied()
     }
 
-    fn set(&mut self, rank: Rank, seen: Seen) {
+    fn set(&mut self, rank: Rank, seen: RankProgress) {
         if let Some(rank) = expected_of(&self.expected, rank) {
             self.seen.insert(rank, seen);
         }
     }
 
     fn closed(&self, rank: Rank) -> bool {
-        self.whole.contains(&rank) || self.seen.get(&rank).is_some_and(|s| *s >= Seen::Stopped)
+        self.whole.contains(&rank) || self.seen.get(&rank).is_some_and(|s| *s >= RankProgress::Stopped)
     }
 
     fn written(&self, rank: Rank) -> bool {
-        self.whole.contains(&rank) || self.seen.get(&rank) == Some(&Seen::Done)
+        self.whole.contains(&rank) || self.seen.get(&rank) == Some(&RankProgress::Done)
     }
 
     /// Whether no rank records any more.
@@ -209,32 +209,34 @@ impl Ownership {
 
     /// Ranks that the log shows to have begun and not to have stopped.
     pub(super) fn recording(&self) -> Vec<Rank> {
-        let begun = |rank: &Rank| matches!(self.seen[rank], Seen::Begun(_)) && !self.closed(*rank);
+        let begun = |rank: &Rank| matches!(self.seen[rank], RankProgress::Begun(_)) && !self.closed(*rank);
         self.expected.iter().copied().filter(begun).collect()
     }
 
     /// Ranks that began after `at` and have not stopped: their window outlived a stop.
     pub(super) fn began_after(&self, at: Time) -> bool {
-        self.seen.values().any(|s| matches!(s, Seen::Begun(begun) if *begun > at))
+        self.seen.values().any(|s| matches!(s, RankProgress::Begun(begun) if *begun > at))
     }
 
     /// Ranks whose window was granted and never began, while others' did: armed, and a stop does
     /// not disarm them. Only the form with `start_step` arms.
     pub(super) fn armed(&self) -> Vec<Rank> {
-        let any = self.seen.values().any(|s| *s != Seen::Nothing);
+        let any = self.seen.values().any(|s| *s != RankProgress::Nothing);
         if self.form != Form::Exact || !any {
             return Vec::new();
         }
         self.expected
             .iter()
             .copied()
-            .filter(|r| self.seen[r] == Seen::Nothing && !self.whole.contains(r))
+            .filter(|r| self.seen[r] == RankProgress::Nothing && !self.whole.contains(r))
             .collect()
     }
 
     /// Whether some rank records, as far as can be told: it began, or begins without steps of its own.
     pub(super) fn any_open(&self) -> bool {
-        self.not_closed().iter().any(|r| self.form == Form::Plain || matches!(self.seen[r], Seen::Begun(_)))
+        self.not_closed()
+            .iter()
+            .any(|r| self.form == Form::Plain || matches!(self.seen[r], RankProgress::Begun(_)))
     }
 
     /// Ranks whose end nothing shows.

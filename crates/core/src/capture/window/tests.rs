@@ -101,8 +101,8 @@ fn ok() -> Event {
     Event::StartAnswered(Answer::Ok)
 }
 
-fn left(sent: f64, granted: bool) -> LeftBehind {
-    LeftBehind { sent_at: at(sent), granted, refused_double: false, stops: None, ended: false }
+fn left(sent: f64, granted: bool) -> OrphanedWindow {
+    OrphanedWindow { sent_at: at(sent), granted, refused_double: false, stops: None, ended: false }
 }
 
 fn stopped(answer: Answer) -> Event {
@@ -254,23 +254,23 @@ fn a_stop_that_news_of_the_last_moment_speak_against_is_not_sent() {
 #[test]
 fn stops_of_a_dead_agent_count_and_what_it_saw_closed_is_not_stopped_again() {
     let held = request(Form::Held, &[0], &[]);
-    let resumed = |request: &StartRequest, left: &LeftBehind, now: f64| {
+    let resumed = |request: &StartRequest, left: &OrphanedWindow, now: f64| {
         let mut window = Window::resume(request, BOTH, left, at(now));
         let ticks = 0..7000;
         ticks.flat_map(|t| window.on(&Event::Tick, at(now + f64::from(t) * 0.1))).collect::<Vec<_>>()
     };
     let stops = |count, answer| Some(Stops { count, last: at(1.0), answer });
-    let once = LeftBehind { stops: stops(1, None), ..left(0.0, true) };
+    let once = OrphanedWindow { stops: stops(1, None), ..left(0.0, true) };
     let [Output::Finish(ending)] = &resumed(&held, &once, 3.0)[..] else { panic!("vLLM is stopped once") };
     assert!(ending.unproven.is_some());
-    let often = LeftBehind { stops: stops(MAX_STOPS, None), ..left(0.0, true) };
+    let often = OrphanedWindow { stops: stops(MAX_STOPS, None), ..left(0.0, true) };
     let plain = request(Form::Plain, &[0], &[]);
     let [Output::Finish(ending)] = &resumed(&plain, &often, 3.0)[..] else { panic!("no fifth stop") };
     assert!(ending.unproven.is_some());
-    let ended = LeftBehind { ended: true, ..left(0.0, true) };
+    let ended = OrphanedWindow { ended: true, ..left(0.0, true) };
     let [Output::Finish(ending)] = &resumed(&plain, &ended, 3.0)[..] else { panic!("it is closed") };
     assert_eq!(ending.unproven, None);
-    let answered = LeftBehind { stops: stops(1, Some(Answer::Ok)), ..left(0.0, true) };
+    let answered = OrphanedWindow { stops: stops(1, Some(Answer::Ok)), ..left(0.0, true) };
     let [Output::Finish(ending)] = &resumed(&plain, &answered, 3.0)[..] else { panic!("it is closed") };
     assert_eq!(ending.unproven, None);
 }
@@ -343,7 +343,7 @@ fn a_stop_of_vllm_that_was_not_carried_out_is_sent_again_and_no_other() {
     // What the next agent makes of it.
     let stops = |answer| Some(Stops { count: 1, last: at(1.0), answer: Some(answer) });
     for (answer, is_sent) in [(status(429), true), (status(503), false)] {
-        let left = LeftBehind { stops: stops(answer), ..left(0.0, true) };
+        let left = OrphanedWindow { stops: stops(answer), ..left(0.0, true) };
         let mut window = Window::resume(&held, BOTH, &left, at(6.0));
         let sent = window.on(&Event::Tick, at(6.1)).contains(&Output::Stop { path: "/stop_profile" });
         assert_eq!(sent, is_sent);
@@ -512,7 +512,7 @@ fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
 
 #[test]
 fn samples_are_distrusted_from_the_start_until_the_export_has_settled_but_may_clear_while_open() {
-    let mut distrust = Distrust::opened(at(0.0));
+    let mut distrust = SettlingTime::opened(at(0.0));
     assert!(distrust.trusts(at(-1.0)) && !distrust.trusts(at(1.0)) && distrust.may_clear(at(1.0)));
     distrust.closing = Some(at(5.0));
     assert!(!distrust.may_clear(at(6.0)));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::dice::Dice;
-use crate::factor::intake::{Lines, Meaning};
+use crate::factor::intake::{InterpretedReading, Lines};
 use crate::factor::observation::Prefill;
 
 const BY_LINES: Quality =
@@ -21,8 +21,14 @@ fn heard_in_lockstep(seconds: i64) -> Channel {
                     break;
                 }
                 let did = [40.0, 1_200.0, 1e6, 3.0, 2_000.0 * dice.uniform()];
-                let stretch = Some(Stretch { from: *from, to, did });
-                channel.take(rank, to, &Meaning { stretch, ..Meaning::default() }, true, true);
+                let stretch = Some(WorkSpan { from: *from, to, did });
+                channel.take(
+                    rank,
+                    to,
+                    &InterpretedReading { stretch, ..InterpretedReading::default() },
+                    true,
+                    true,
+                );
                 *from = to;
             }
         }

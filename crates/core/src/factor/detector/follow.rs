@@ -1,8 +1,8 @@
 //! What was found is described, blamed anew where it must be, and followed to its end.
 
 use super::{
-    CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Moment, Open, REBLAME_FACTOR,
-    REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR,
+    CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Open, REBLAME_FACTOR,
+    REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
@@ -11,8 +11,8 @@ use crate::factor::incident::{Change, Incident, Symptom};
 use crate::factor::onset::Onset;
 
 impl Detector {
-    pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Incident {
-        let Moment { newest, now, pending, .. } = moment;
+    pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> Incident {
+        let StepContext { newest, now, pending, .. } = moment;
         let (factor, test, evidence, bound) = c.told();
         let (side, ranks) = match factor {
             Factor::Stuck => (Side::Low, vec![c.rank]),
@@ -65,9 +65,9 @@ impl Detector {
         &mut self,
         channel: &mut Channel,
         candidates: &[Candidate],
-        moment: Moment,
+        moment: StepContext,
     ) -> Vec<Change> {
-        let Moment { now, .. } = moment;
+        let StepContext { now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < super::WAKE);
         let mut changes = self.follow_behind(channel, moment);
         let Some(front) = &self.open else { return changes };
@@ -97,7 +97,7 @@ impl Detector {
     }
 
     /// Follows the troubles that go on behind the one that is told.
-    fn follow_behind(&mut self, channel: &mut Channel, moment: Moment) -> Vec<Change> {
+    fn follow_behind(&mut self, channel: &mut Channel, moment: StepContext) -> Vec<Change> {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
             if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
@@ -110,7 +110,7 @@ impl Detector {
     }
 
     /// Whether a trouble is so old that it is what is usual now. That a rank with work stands still never is.
-    fn is_standing(&self, open: &Open, channel: &Channel, moment: Moment) -> bool {
+    fn is_standing(&self, open: &Open, channel: &Channel, moment: StepContext) -> bool {
         // What an agent before this one found is usual once this one has seen enough of it.
         let is_seen = !open.is_unseen && moment.newest - STANDS_FOR >= channel.bins.oldest();
         let now = moment.now;
@@ -120,8 +120,8 @@ impl Detector {
     }
 
     /// A trouble is over, or what is usual now.
-    fn close(&mut self, open: Open, channel: &mut Channel, moment: Moment) -> Change {
-        let Moment { newest, now, .. } = moment;
+    fn close(&mut self, open: Open, channel: &mut Channel, moment: StepContext) -> Change {
+        let StepContext { newest, now, .. } = moment;
         let Open { incident, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
@@ -147,9 +147,9 @@ impl Detector {
         open: &mut Open,
         channel: &Channel,
         candidates: &[Candidate],
-        moment: Moment,
+        moment: StepContext,
     ) -> Option<Change> {
-        let Moment { newest, now, .. } = moment;
+        let StepContext { newest, now, .. } = moment;
         let Open { incident, votes, .. } = open;
         let stuck = candidates.iter().find(|c| c.factor == Factor::Stuck && incident.ranks.contains(&c.rank));
         if let Some(stuck) = stuck.filter(|_| incident.factor != Factor::Stuck) {

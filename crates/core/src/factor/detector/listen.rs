@@ -5,7 +5,7 @@ use super::{
 };
 use crate::factor::channel::Channel;
 use crate::factor::impact::Load;
-use crate::factor::intake::{Came, Meaning};
+use crate::factor::intake::{ArrivalSpan, InterpretedReading};
 use crate::factor::observation::{Counters, Gauges, Observation, Reading};
 
 impl Detector {
@@ -105,16 +105,16 @@ impl Detector {
     }
 
     /// In health the growth of load beside the tokens generated tells how many a request takes.
-    fn note_turnover(&mut self, rank: usize, came: &Came) {
+    fn note_turnover(&mut self, rank: usize, came: &ArrivalSpan) {
         if self.open.is_none() && came.tokens > 0.0 {
             let growth = came.requests - self.turnover.ratio() * came.tokens;
             self.turnover.learn(rank, growth, came.tokens, came.to - came.from);
         }
     }
 
-    fn take(&mut self, channel: usize, rank: usize, at: f64, meaning: &Meaning) {
+    fn take(&mut self, channel: usize, rank: usize, at: f64, meaning: &InterpretedReading) {
         let stretch = meaning.stretch.filter(|stretch| !self.is_paused_in(stretch));
-        let meaning = &Meaning { stretch, ..*meaning };
+        let meaning = &InterpretedReading { stretch, ..*meaning };
         let healthy = self.open.is_none();
         let second = at.floor() as i64;
         let ranks = self.settings.ranks;

@@ -619,7 +619,7 @@ fn a_slow_rank_that_is_told_as_sent_more_shows_the_deviance_and_the_bound_of_its
         is_of_stay: false,
         made_by: Some((seen(12.0, 0.4), 9.0)),
     };
-    let moment = Moment { newest: 10, now: 11.05, way: LINES, pending: &[Pending::default(); 4] };
+    let moment = StepContext { newest: 10, now: 11.05, way: LINES, pending: &[Pending::default(); 4] };
     let told = detector.describe(&channel, &candidate, moment);
     assert_eq!((told.factor, told.deviance, told.bound), (Factor::Share, 12.0, 9.0));
 }

@@ -9,7 +9,7 @@ use std::cell::{LazyCell, OnceCell};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
+use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, RECENT, StepContext};
 use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SHARE, SPEED, TESTS};
 use crate::factor::evidence::{Factor, Side, WINDOWS};
 use crate::factor::incident::Incident;
@@ -107,7 +107,7 @@ impl Open {
         is_stuck: bool,
         has_backlog: bool,
         patience: u32,
-        moment: Moment,
+        moment: StepContext,
     ) -> bool {
         // What is inferred wanders: it is looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
@@ -164,7 +164,7 @@ impl Closed {
 }
 
 /// The requests that came to a rank in the last seconds.
-fn lately(channel: &Channel, rank: usize, moment: Moment) -> f64 {
+fn lately(channel: &Channel, rank: usize, moment: StepContext) -> f64 {
     channel.arrivals(rank, moment.newest - LATELY + 1, moment.newest)
 }
 
@@ -182,7 +182,7 @@ fn burden(factor: Factor, side: Side) -> Side {
 struct Case<'a> {
     channel: &'a Channel,
     c: &'a Candidate,
-    moment: Moment<'a>,
+    moment: StepContext<'a>,
     blamed: OnceCell<(Side, Vec<usize>)>,
     onset: OnceCell<Option<Onset>>,
 }
@@ -217,7 +217,7 @@ impl Case<'_> {
 
 impl Detector {
     /// Whether a trouble is over, a second later.
-    pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: Moment) -> bool {
+    pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: StepContext) -> bool {
         let stuck = self.stuck.examine(moment.now);
         let ranks = &open.incident.ranks;
         let is_stuck = ranks.iter().any(|r| stuck.get(*r).is_some_and(Option::is_some));
@@ -231,7 +231,7 @@ impl Detector {
 
     /// Whether `c` is what a trouble that ended a moment ago leaves behind: what its ranks show while they work
     /// off what they were given meanwhile, and what a router makes up for.
-    pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
+    pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> bool {
         self.is_left_behind(&Case { channel, c, moment, blamed: OnceCell::new(), onset: OnceCell::new() })
     }
 
@@ -277,7 +277,7 @@ impl Detector {
         channel: &Channel,
         front: &Open,
         candidates: &[Candidate],
-        moment: Moment,
+        moment: StepContext,
     ) -> (Vec<Candidate>, Option<Candidate>) {
         let is_full = self.behind.len() + 1 >= MOST_AT_ONCE;
         let (mut its, mut fresh) = (Vec::new(), None);
@@ -372,7 +372,7 @@ impl Detector {
     }
 
     /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
-    fn has_moved_on(&self, channel: &Channel, trouble: &Incident, moment: Moment) -> bool {
+    fn has_moved_on(&self, channel: &Channel, trouble: &Incident, moment: StepContext) -> bool {
         let all: f64 = (0..self.settings.ranks).map(|rank| lately(channel, rank, moment)).sum();
         let theirs: f64 = trouble.ranks.iter().map(|rank| lately(channel, *rank, moment)).sum();
         let usual: f64 = trouble.ranks.iter().map(|r| channel.known.share.usual[*r]).sum();

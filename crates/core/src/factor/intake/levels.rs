@@ -1,6 +1,8 @@
 //! What the gauges of one rank mean.
 
-use super::{Came, LONGEST_STRETCH, Meaning, SURELY_BUSY, SURELY_NOT_DONE, Stretch, held_a_request};
+use super::{
+    ArrivalSpan, InterpretedReading, LONGEST_STRETCH, SURELY_BUSY, SURELY_NOT_DONE, WorkSpan, held_a_request,
+};
 use crate::factor::clock::Features;
 use crate::factor::observation::Gauges;
 
@@ -27,15 +29,17 @@ pub struct Levels {
 
 impl Levels {
     /// Reads gauges. `finished_a_token` turns tokens into finished requests.
-    pub fn read(&mut self, at: f64, now: &Gauges, finished_a_token: f64) -> Meaning {
-        let Some((before_at, before)) = self.last.replace((at, *now)) else { return Meaning::default() };
+    pub fn read(&mut self, at: f64, now: &Gauges, finished_a_token: f64) -> InterpretedReading {
+        let Some((before_at, before)) = self.last.replace((at, *now)) else {
+            return InterpretedReading::default();
+        };
         let span = at - before_at;
         if span <= 1e-3 {
-            return Meaning::default();
+            return InterpretedReading::default();
         }
         if span > LONGEST_STRETCH {
             self.fresh = None;
-            return Meaning::default();
+            return InterpretedReading::default();
         }
         let is_still = now.stamp.is_some() && now.stamp == before.stamp;
         let running = now.running.unwrap_or(0.0);
@@ -54,11 +58,11 @@ impl Levels {
             let held = before.running.filter(|n| *n >= 1.0).map_or(0.0, |n| was / n);
             self.prompts_since += used - was - tokens + finished_a_token * tokens * held;
         }
-        let came = Some(Came { from: before_at, to: at, requests, tokens });
+        let came = Some(ArrivalSpan { from: before_at, to: at, requests, tokens });
         let work = held_a_request(now, &before, finished_a_token * tokens);
         if running < SURELY_BUSY || before.running.unwrap_or(0.0) < SURELY_BUSY {
             self.fresh = None;
-            return Meaning { came, work, ..Meaning::default() };
+            return InterpretedReading { came, work, ..InterpretedReading::default() };
         }
         let mut stretch = None;
         if now.throughput != before.throughput {
@@ -71,21 +75,21 @@ impl Levels {
                     self.reports = self.reports.saturating_add(1);
                     let usual = self.usual_steps.get_or_insert(steps);
                     *usual += STEPS_GAIN.max(1.0 / f64::from(self.reports)) * (steps - *usual);
-                    stretch = Some(Stretch { from, to: at, did });
+                    stretch = Some(WorkSpan { from, to: at, did });
                 }
             }
             self.admitted_since = 0.0;
             self.prompts_since = 0.0;
         }
-        Meaning { came, stretch, work, ..Meaning::default() }
+        InterpretedReading { came, stretch, work, ..InterpretedReading::default() }
     }
 
     /// The stretch since the throughput last changed, up to the last reading: what it will have done at most.
-    pub fn pending(&self) -> Option<Stretch> {
+    pub fn pending(&self) -> Option<WorkSpan> {
         let ((at, now), from, steps) = (self.last?, self.fresh?, self.usual_steps?);
         let batch = now.running.filter(|n| *n >= SURELY_NOT_DONE)?;
         let did = self.done_in(steps, batch, &now);
-        (at > from && at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+        (at > from && at - from < LONGEST_STRETCH).then_some(WorkSpan { from, to: at, did })
     }
 
     /// What so many steps on a batch did, and what was admitted meanwhile.

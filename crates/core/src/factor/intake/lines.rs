@@ -1,6 +1,9 @@
 //! What the log lines of one rank mean.
 
-use super::{Brought, Came, Chunk, FULL, LONGEST_STRETCH, Meaning, SURELY_NOT_DONE, Stretch, brought};
+use super::{
+    ArrivalSpan, Chunk, FULL, InterpretedReading, LONGEST_STRETCH, RequestTokens, SURELY_NOT_DONE, WorkSpan,
+    brought,
+};
 use crate::factor::observation::{Decode, Prefill};
 
 /// A batch of prompts takes no longer, in seconds: who came since the one before came between the two.
@@ -24,7 +27,7 @@ pub struct Lines {
 
 impl Lines {
     /// Reads a `Prefill batch` line.
-    pub fn prefill(&mut self, at: f64, line: &Prefill) -> Meaning {
+    pub fn prefill(&mut self, at: f64, line: &Prefill) -> InterpretedReading {
         self.last = Some(at);
         let is_continued = self.chunk.is_continued_by(line);
         let own = (line.new_seqs - if is_continued { 1.0 } else { 0.0 }).max(0.0);
@@ -37,17 +40,17 @@ impl Lines {
         }
         let tokens = line.new_tokens + line.cached_tokens.unwrap_or(0.0);
         let from = self.begun.replace(at).filter(|begun| at - begun < LONGEST_BATCH).unwrap_or(at);
-        Meaning {
-            came: Some(Came { from, to: at, requests: own + growth, tokens: 0.0 }),
+        InterpretedReading {
+            came: Some(ArrivalSpan { from, to: at, requests: own + growth, tokens: 0.0 }),
             work: brought(own, line.new_seqs, tokens, line.new_tokens)
-                .map(|brought| Brought { met: line.running.map_or(0.0, |n| n + waiting), ..brought }),
+                .map(|brought| RequestTokens { met: line.running.map_or(0.0, |n| n + waiting), ..brought }),
             prompts: Some([0.0, 0.0, 0.0, 1.0, line.new_tokens]),
-            ..Meaning::default()
+            ..InterpretedReading::default()
         }
     }
 
     /// Reads a `Decode batch` line.
-    pub fn decode(&mut self, at: f64, line: &Decode) -> Meaning {
+    pub fn decode(&mut self, at: f64, line: &Decode) -> InterpretedReading {
         self.last = Some(at);
         let growth = self.growth(line.queue);
         let kv = line.tokens.unwrap_or(0.0);
@@ -56,18 +59,18 @@ impl Lines {
         let stretch = self
             .since
             .filter(|from| at > *from && at - from < LONGEST_STRETCH)
-            .map(|from| Stretch { from, to: at, did });
+            .map(|from| WorkSpan { from, to: at, did });
         (self.running, self.kv, self.prefills, self.prompt_tokens, self.since) =
             (line.running, kv, 0.0, 0.0, Some(at));
-        let came = (growth != 0.0).then_some(Came { from: at, to: at, requests: growth, tokens: 0.0 });
+        let came = (growth != 0.0).then_some(ArrivalSpan { from: at, to: at, requests: growth, tokens: 0.0 });
         let is_full = line.kv_usage.is_some_and(|usage| usage >= FULL);
-        Meaning { came, stretch, is_full, ..Meaning::default() }
+        InterpretedReading { came, stretch, is_full, ..InterpretedReading::default() }
     }
 
     /// The stretch under way as far as it is known: what it will have done at most when its line comes.
-    pub fn pending(&self, now: f64) -> Option<Stretch> {
+    pub fn pending(&self, now: f64) -> Option<WorkSpan> {
         let from = self.since.filter(|from| now - from < LONGEST_STRETCH)?;
-        (self.running >= SURELY_NOT_DONE).then_some(Stretch {
+        (self.running >= SURELY_NOT_DONE).then_some(WorkSpan {
             from,
             to: now,
             did: [1.0, self.running, self.kv, self.prefills, self.prompt_tokens],

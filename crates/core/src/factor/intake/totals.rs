@@ -1,6 +1,9 @@
 //! What the counters of one rank mean.
 
-use super::{Brought, Came, FULL, LONGEST_STRETCH, Meaning, SURELY_BUSY, Stretch, brought, held_a_request};
+use super::{
+    ArrivalSpan, FULL, InterpretedReading, LONGEST_STRETCH, RequestTokens, SURELY_BUSY, WorkSpan, brought,
+    held_a_request,
+};
 use crate::factor::clock::{FEATURES, Features};
 use crate::factor::observation::{Counters, Gauges};
 
@@ -15,9 +18,15 @@ pub struct Totals {
 impl Totals {
     /// Reads counters beside the gauges of the same page. Where no counter tells who came, tokens do:
     /// `finished_a_token` turns them into finished requests. Nothing is told where a counter restarted.
-    pub fn read(&mut self, at: f64, now: &Counters, gauges: &Gauges, finished_a_token: f64) -> Meaning {
+    pub fn read(
+        &mut self,
+        at: f64,
+        now: &Counters,
+        gauges: &Gauges,
+        finished_a_token: f64,
+    ) -> InterpretedReading {
         let Some((before_at, before, levels)) = self.last.replace((at, *now, *gauges)) else {
-            return Meaning::default();
+            return InterpretedReading::default();
         };
         let span = at - before_at;
         let gain = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
@@ -27,30 +36,36 @@ impl Totals {
         let tokens = gain(now.decode_tokens, before.decode_tokens);
         let restarted = [admitted, finished, tokens].iter().flatten().any(|g| *g < 0.0);
         if span <= 1e-3 {
-            return Meaning::default(); // the same report once more
+            return InterpretedReading::default(); // the same report once more
         }
         if span > LONGEST_STRETCH || restarted {
             self.since = None;
-            return Meaning::default();
+            return InterpretedReading::default();
         }
         let requests = match (finished, growth(|g| g.running), growth(|g| g.waiting), admitted) {
             (Some(f), Some(run), Some(wait), _) => Some(f + run + wait),
             (_, _, wait, Some(a)) => Some(a + wait.unwrap_or(0.0)),
             _ => None,
         };
-        let came =
-            requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 }).or_else(|| {
+        let came = requests
+            .map(|requests| ArrivalSpan { from: before_at, to: at, requests, tokens: 0.0 })
+            .or_else(|| {
                 let (grown, tokens) = (growth(|g| g.running)? + growth(|g| g.waiting)?, tokens?);
-                Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
+                Some(ArrivalSpan {
+                    from: before_at,
+                    to: at,
+                    requests: grown + finished_a_token * tokens,
+                    tokens,
+                })
             });
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
             (Some(a), Some(p)) if a >= 1.0 => brought(a, a, p + cached, p)
-                .map(|brought| Brought { met: 0.5 * (gauges.load() + levels.load()), ..brought }),
+                .map(|brought| RequestTokens { met: 0.5 * (gauges.load() + levels.load()), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };
-        Meaning {
+        InterpretedReading {
             came,
             stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)),
             work,
@@ -58,7 +73,7 @@ impl Totals {
             is_full: finished.is_none()
                 && admitted.is_some()
                 && gauges.kv_usage.is_some_and(|usage| usage >= FULL),
-            ..Meaning::default()
+            ..InterpretedReading::default()
         }
     }
 
@@ -71,7 +86,7 @@ impl Totals {
         &mut self,
         (before_at, before, levels): (f64, &Counters, &Gauges),
         (at, now, gauges): (f64, &Counters, &Gauges),
-    ) -> Option<Stretch> {
+    ) -> Option<WorkSpan> {
         let busy = |g: &Gauges| g.running.unwrap_or(0.0) >= SURELY_BUSY;
         if !busy(gauges) || !busy(levels) {
             self.since = None;
@@ -99,7 +114,7 @@ impl Totals {
         }
         self.since = Some(at);
         let did = std::mem::replace(&mut self.did, [0.0; FEATURES]);
-        (at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+        (at - from < LONGEST_STRETCH).then_some(WorkSpan { from, to: at, did })
     }
 }
 
@@ -146,7 +161,7 @@ mod tests {
             &Gauges::default(),
             0.0,
         );
-        assert_eq!(m, Meaning::default());
+        assert_eq!(m, InterpretedReading::default());
     }
 
     #[test]

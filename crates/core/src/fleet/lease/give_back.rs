@@ -1,6 +1,6 @@
 //! Gives the lease of a pool back, with what its window cost.
 
-use super::{Answer, Intent, KnownEnd, Latest, LeaseState, PoolWindow, TRIES, VERSION};
+use super::{Answer, Intent, Latest, LeaseState, PoolWindow, ReportedEnd, TRIES, VERSION};
 
 /// How a window ended for which the lease was taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,14 +38,14 @@ pub enum GiveBackStep {
 
 /// A return of the lease under way.
 #[derive(Clone, Debug)]
-pub struct GiveBack {
+pub struct LeaseReturn {
     intent: Intent,
     end: WindowEnd,
     is_overtaken: bool,
     tries: u32,
 }
 
-impl GiveBack {
+impl LeaseReturn {
     /// Of a lease that was taken, or may have been, for this.
     pub fn new(intent: Intent, end: WindowEnd) -> Self {
         Self { intent, end, is_overtaken: false, tries: 0 }
@@ -88,7 +88,7 @@ impl GiveBack {
                 });
             }
             // It is given back already, or was never taken.
-            None if booked.as_ref().is_none_or(|b| b.end == KnownEnd::Closed) => return done,
+            None if booked.as_ref().is_none_or(|b| b.end == ReportedEnd::Closed) => return done,
             None if self.is_overtaken && self.end.unproven.is_some() => return done,
             // Who took the lease over has booked this window.
             None => self.is_overtaken = self.end.was_sent,

@@ -65,9 +65,9 @@ enum Happens {
 
 enum Doing {
     Nothing,
-    Taking(Take),
-    Holding(Turn),
-    GivingBack(GiveBack, Intent, WindowEnd),
+    Taking(LeaseRequest),
+    Holding(GrantedLease),
+    GivingBack(LeaseReturn, Intent, WindowEnd),
     Dead,
 }
 
@@ -322,7 +322,7 @@ impl World {
         let nonce = format!("{agent}-{}", self.next);
         let intent = Intent { agent: agent.to_string(), host: agent.to_string(), nonce, ..Intent::default() };
         let budget = Budget { windows: 1_000_000, ..Budget::default() };
-        let take = Take::new(intent.lasting(DEADLINE), budget, Estimate::default(), None);
+        let take = LeaseRequest::new(intent.lasting(DEADLINE), budget, Estimate::default(), None);
         self.agents[agent].doing = Doing::Taking(take);
         self.agents[agent].began = self.now;
         self.ask(agent, Request::Read);
@@ -358,16 +358,18 @@ impl World {
         }
     }
 
-    fn step(&mut self, agent: usize, step: TakeStep) {
+    fn step(&mut self, agent: usize, step: LeaseRequestStep) {
         let waited = self.now - self.agents[agent].began;
         match step {
-            TakeStep::Taken(turn) => self.taken(agent, *turn),
-            TakeStep::Refused(_) => self.refused(agent),
+            LeaseRequestStep::Taken(turn) => self.taken(agent, *turn),
+            LeaseRequestStep::Refused(_) => self.refused(agent),
             _ if waited > 5 * S => self.refused(agent),
-            TakeStep::Read => self.ask(agent, Request::Read),
-            TakeStep::Measure => self.ask(agent, Request::Stamp),
-            TakeStep::Create { number, state } => self.ask(agent, Request::Create(number, Box::new(state))),
-            TakeStep::Prove(open) => {
+            LeaseRequestStep::Read => self.ask(agent, Request::Read),
+            LeaseRequestStep::Measure => self.ask(agent, Request::Stamp),
+            LeaseRequestStep::Create { number, state } => {
+                self.ask(agent, Request::Create(number, Box::new(state)))
+            }
+            LeaseRequestStep::Prove(open) => {
                 // Its own, of which its disk knows nothing: nothing was sent.
                 let of = &self.agents[agent];
                 let proof = match open.agent == agent.to_string() && of.on_disk.is_none() {
@@ -390,7 +392,7 @@ impl World {
         }
     }
 
-    fn taken(&mut self, agent: usize, turn: Turn) {
+    fn taken(&mut self, agent: usize, turn: GrantedLease) {
         if let Some(before) = &turn.after_unproven {
             self.told.insert(before.nonce.clone());
         }
@@ -474,7 +476,8 @@ impl World {
     }
 
     fn give_back(&mut self, agent: usize, intent: Intent, end: WindowEnd) {
-        self.agents[agent].doing = Doing::GivingBack(GiveBack::new(intent.clone(), end.clone()), intent, end);
+        self.agents[agent].doing =
+            Doing::GivingBack(LeaseReturn::new(intent.clone(), end.clone()), intent, end);
         self.ask(agent, Request::Read);
     }
 
@@ -520,7 +523,7 @@ impl World {
     /// Whether the pool's own list says that nobody told its end: `skewtrap fleet` shows that.
     fn is_booked_unknown(&self, window: &Window) -> bool {
         let booked = self.store.values().flat_map(|(state, _)| &state.windows);
-        booked.filter(|w| w.nonce == window.nonce).any(|w| w.end == KnownEnd::Unknown)
+        booked.filter(|w| w.nonce == window.nonce).any(|w| w.end == ReportedEnd::Unknown)
     }
 
     fn judged(mut self) -> Outcome {

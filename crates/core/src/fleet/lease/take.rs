@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    ALLOWED_SKEW, Intent, KnownEnd, Latest, LeaseState, PoolWindow, START_WITHIN, StoreClock, TRIES, Turn,
-    VERSION, WindowEnd,
+    ALLOWED_SKEW, GrantedLease, Intent, Latest, LeaseState, PoolWindow, ReportedEnd, START_WITHIN,
+    StoreClock, TRIES, VERSION, WindowEnd,
 };
 use crate::capture::governor::{Budget, Estimate, QUIET};
 use crate::capture::refusal::Refusal;
@@ -15,7 +15,7 @@ const LONGEST_S: f64 = 86_400.0;
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
-pub enum TakeStep {
+pub enum LeaseRequestStep {
     /// Read the newest object: [`Answer::Latest`].
     Read,
     /// Measure the store's clock: [`Answer::Measured`].
@@ -30,7 +30,7 @@ pub enum TakeStep {
         state: LeaseState,
     },
     /// It is taken.
-    Taken(Box<Turn>),
+    Taken(Box<GrantedLease>),
     /// No window may open.
     Refused(Refusal),
 }
@@ -66,7 +66,7 @@ pub enum Proof {
 /// A take of the lease under way. All times are of one steady clock of this process; only the stamps of objects are
 /// the store's.
 #[derive(Clone, Debug)]
-pub struct Take {
+pub struct LeaseRequest {
     intent: Intent,
     budget: Budget,
     expected: Estimate,
@@ -79,7 +79,7 @@ pub struct Take {
     tries: u32,
 }
 
-impl Take {
+impl LeaseRequest {
     /// For a window of `intent`, which is expected to cost so much; with the store's clock where it was measured
     /// beside the steady one.
     pub fn new(intent: Intent, budget: Budget, expected: Estimate, clock: Option<StoreClock>) -> Self {
@@ -97,12 +97,12 @@ impl Take {
     }
 
     /// The first step.
-    pub const fn begin(&self) -> TakeStep {
-        TakeStep::Read
+    pub const fn begin(&self) -> LeaseRequestStep {
+        LeaseRequestStep::Read
     }
 
     /// The next step.
-    pub fn on(&mut self, answer: Answer, now: Time) -> TakeStep {
+    pub fn on(&mut self, answer: Answer, now: Time) -> LeaseRequestStep {
         match answer {
             Answer::Latest(latest) => self.found(latest, now),
             Answer::Measured(clock) => {
@@ -124,26 +124,31 @@ impl Take {
             // The answer may be lost and the object there.
             Answer::Lost(_) if self.asked.is_some() && self.tries < TRIES => {
                 self.tries += 1;
-                TakeStep::Read
+                LeaseRequestStep::Read
             }
             Answer::Lost(why) => lost(why),
         }
     }
 
-    fn again(&mut self) -> TakeStep {
+    fn again(&mut self) -> LeaseRequestStep {
         self.tries += 1;
         match self.tries < TRIES {
-            true => TakeStep::Read,
+            true => LeaseRequestStep::Read,
             false => lost(format!("other agents wrote it {TRIES} times meanwhile")),
         }
     }
 
-    fn taken(&self, fence: u64, asked_at: Time) -> TakeStep {
+    fn taken(&self, fence: u64, asked_at: Time) -> LeaseRequestStep {
         let after_unproven = self.after_unproven.clone();
-        TakeStep::Taken(Box::new(Turn { fence, intent: self.intent.clone(), asked_at, after_unproven }))
+        LeaseRequestStep::Taken(Box::new(GrantedLease {
+            fence,
+            intent: self.intent.clone(),
+            asked_at,
+            after_unproven,
+        }))
     }
 
-    fn found(&mut self, latest: Option<Box<Latest>>, now: Time) -> TakeStep {
+    fn found(&mut self, latest: Option<Box<Latest>>, now: Time) -> LeaseRequestStep {
         let own =
             latest.as_ref().and_then(|l| l.state.open.as_ref()).filter(|o| o.nonce == self.intent.nonce);
         if let (Some(own), Some((number, asked_at))) = (own, self.asked)
@@ -157,19 +162,19 @@ impl Take {
     }
 
     /// By what the newest object says. Where it says something, the store's clock must be known.
-    fn decide(&mut self, now: Time) -> TakeStep {
+    fn decide(&mut self, now: Time) -> LeaseRequestStep {
         let Some(latest) = &self.latest else { return self.create(now) };
         let state = &latest.state;
         if state.open.is_none() && state.windows.is_empty() {
             return self.create(now);
         }
         if self.clock.is_none() {
-            return TakeStep::Measure;
+            return LeaseRequestStep::Measure;
         }
         let Some(open) = &state.open else { return self.create(now) };
         // Its own agent knows better than any clock.
         match open.agent == self.intent.agent || self.left(open, latest.stamped_at, now).is_zero() {
-            true => TakeStep::Prove(Box::new(open.clone())),
+            true => LeaseRequestStep::Prove(Box::new(open.clone())),
             false => self.wait(now),
         }
     }
@@ -182,23 +187,23 @@ impl Take {
     }
 
     /// Nobody can tell that the window before is closed.
-    fn wait(&mut self, now: Time) -> TakeStep {
+    fn wait(&mut self, now: Time) -> LeaseRequestStep {
         let Some(latest) = &self.latest else { return self.create(now) };
         let Some(open) = &latest.state.open else { return self.create(now) };
         let (host, target) = (open.host.clone(), open.target.clone());
         let left = self.left(open, latest.stamped_at, now);
         if !left.is_zero() {
-            return TakeStep::Refused(Refusal::PoolWindow { host, target, left });
+            return LeaseRequestStep::Refused(Refusal::PoolWindow { host, target, left });
         }
         let quiet = self.left(open, latest.stamped_at + QUIET, now);
         if !quiet.is_zero() {
-            return TakeStep::Refused(Refusal::PoolUnproven { host, target, left: quiet });
+            return LeaseRequestStep::Refused(Refusal::PoolUnproven { host, target, left: quiet });
         }
         self.after_unproven = Some(open.clone());
         self.create(now)
     }
 
-    fn create(&mut self, now: Time) -> TakeStep {
+    fn create(&mut self, now: Time) -> LeaseRequestStep {
         let (number, mut state) = match &self.latest {
             None => (1, LeaseState::default()),
             Some(latest) => (latest.number + 1, latest.state.clone()),
@@ -212,16 +217,16 @@ impl Take {
                 Proof::Ended(end) => state.book_end(end, window),
                 Proof::ServerGone | Proof::None if booked.is_some() => {}
                 Proof::ServerGone => {
-                    state.book(PoolWindow { stall_s, end: KnownEnd::ServerGone, ..window });
+                    state.book(PoolWindow { stall_s, end: ReportedEnd::ServerGone, ..window });
                 }
-                Proof::None => state.book(PoolWindow { stall_s, end: KnownEnd::Unknown, ..window }),
+                Proof::None => state.book(PoolWindow { stall_s, end: ReportedEnd::Unknown, ..window }),
             }
         }
         if let Some(now) = self.clock.map(|clock| clock.at_least(now)) {
             // Also where no window is booked for days: the place of the lease may hold little.
             state.forget_old(now);
             if let Err(refusal) = state.allows(&self.budget, self.expected, now) {
-                return TakeStep::Refused(refusal);
+                return LeaseRequestStep::Refused(refusal);
             }
         }
         state.lease = VERSION;
@@ -230,7 +235,7 @@ impl Take {
         // Of two requests for one number the first may be the one that was carried out.
         let asked_at = self.asked.filter(|(asked, _)| *asked == number).map_or(now, |(_, at)| at);
         self.asked = Some((number, asked_at));
-        TakeStep::Create { number, state }
+        LeaseRequestStep::Create { number, state }
     }
 
     /// Whether an object may be there that says that this one has the lease: then it is to be given back.
@@ -244,11 +249,11 @@ impl Take {
     }
 
     /// The store did not answer in time: refused.
-    pub fn gave_up() -> TakeStep {
+    pub fn gave_up() -> LeaseRequestStep {
         lost(format!("the store did not answer within {} s", START_WITHIN.as_secs() / 2))
     }
 }
 
-fn lost(why: String) -> TakeStep {
-    TakeStep::Refused(Refusal::PoolLease { why })
+fn lost(why: String) -> LeaseRequestStep {
+    LeaseRequestStep::Refused(Refusal::PoolLease { why })
 }

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn what_climbs_by_and_by_is_believed_at_once() {
-        let climb = || (0..20).map(|tick| 0.5 * f64::from(tick));
-        assert_eq!(believed(climb()), climb().collect::<Vec<_>>());
+        let departing = || (0..20).map(|tick| 0.5 * f64::from(tick));
+        assert_eq!(believed(departing()), departing().collect::<Vec<_>>());
     }
 }

@@ -190,13 +190,13 @@ fn a_rule_that_fires_at_once_is_evaluated_at_lines_twenty_milliseconds_apart_and
 }
 
 /// Every change and every evaluation of a rule on four ranks whose loads wander and which are silent or idle for a while;
-/// with how often a glance had been enough, after how often not.
+/// with how often the quick check had been enough, after how often not.
 fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     let target = store.add_target("server".into(), None);
     let at = |s: f64| Time::from_epoch_s(START + s);
     let mut engine = Engine::new(vec![rule], &mut store, at(0.0));
-    let (mut seen, mut glances, mut changes) = (Vec::new(), [0; 2], Vec::new());
+    let (mut seen, mut quick_checks, mut changes) = (Vec::new(), [0; 2], Vec::new());
     let mut dice = pseudo_random(7);
     for tenth in 0..4_000_u32 {
         let s = f64::from(tenth) / 10.0;
@@ -217,12 +217,12 @@ fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
             ));
         }
         seen.push(format!("{:?}", engine.evaluations(at(s))));
-        for glance in &engine.entries[0].glances {
-            glances[usize::from(glance.reading().is_some())] += 1;
+        for quick_check in &engine.entries[0].quick_checks {
+            quick_checks[usize::from(quick_check.reading().is_some())] += 1;
         }
     }
     seen.push(engine.evaluation_count().to_string());
-    (seen, glances)
+    (seen, quick_checks)
 }
 
 /// A sequence that looks random and is always the same.
@@ -260,15 +260,18 @@ fn a_group_at_which_a_glance_is_enough_shows_and_fires_what_judging_it_in_full_d
             rule.clear.conditions.iter_mut().for_each(|c| c.hold = Duration::ZERO);
             rule
         };
-        // Of two conditions neither is glanced at, and the same one twice is the same.
-        let (by_glances, glances) = wandering(rule(vec![once.clone()]));
+        // Of two conditions neither is checked quickly, and the same one twice is the same.
+        let (by_quick_checks, quick_checks) = wandering(rule(vec![once.clone()]));
         let (in_full, none) = wandering(rule(vec![once.clone(), once]));
         let remembers = matches!(statistic, Statistic::Departure | Statistic::Factors);
         assert_eq!(none[1], 0);
-        assert!(glances[0] > 100 && (glances[1] > 500 || remembers), "{statistic:?}: {glances:?}");
-        for (glanced, full) in by_glances.iter().zip(&in_full) {
-            assert_eq!(glanced, full, "{statistic:?}");
+        assert!(
+            quick_checks[0] > 100 && (quick_checks[1] > 500 || remembers),
+            "{statistic:?}: {quick_checks:?}"
+        );
+        for (quick, full) in by_quick_checks.iter().zip(&in_full) {
+            assert_eq!(quick, full, "{statistic:?}");
         }
-        assert_eq!(by_glances.len(), in_full.len());
+        assert_eq!(by_quick_checks.len(), in_full.len());
     }
 }

@@ -199,7 +199,8 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let (factor, side) = (Factor::Share, factor::Side::High);
     let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
     let cost = Cost { fired: 2, accepted: 1.0 };
-    let outlook = Outlook { trouble: None, nearest: Some((nearest, 2)), learned_s: Some(7_200.0), cost };
+    let outlook =
+        DetectorStatus { trouble: None, nearest: Some((nearest, 2)), learned_s: Some(7_200.0), cost };
     let of = |factor| outlook.words(FactorSet::NONE.with(factor));
     let told = of(Factor::Share);
     assert!(
@@ -211,8 +212,8 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     // What is beyond its bound is no more the nearest to it.
     for (shows, why) in [(false, "its load does not show it"), (true, "for less than two seconds")] {
         let nearest = Nearest { deviations: 10.8, shows, ..nearest };
-        let told =
-            Outlook { nearest: Some((nearest, 2)), ..outlook }.words(FactorSet::NONE.with(Factor::Share));
+        let told = DetectorStatus { nearest: Some((nearest, 2)), ..outlook }
+            .words(FactorSet::NONE.with(Factor::Share));
         assert!(
             !told.contains("nearest")
                 && told.contains("DP2's share of the requests is 10.8, beyond the 6.0 "),
@@ -253,7 +254,7 @@ fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
 fn an_idle_rule_shows_no_number_of_a_factor_that_it_does_not_watch() {
     let (factor, side) = (Factor::Share, factor::Side::High);
     let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
-    let told = Told {
+    let told = DetectorFindings {
         ranks: &[0, 1],
         trouble: None,
         nearest: Some(nearest),

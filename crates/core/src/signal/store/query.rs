@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::SignalStore;
 use super::slot::{NONE, Series, Slot};
 use crate::signal::catalog;
-use crate::signal::sample::ShownBy;
+use crate::signal::sample::SampleEvidence;
 use crate::signal::sample::{Signal, Source, TargetId};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
@@ -180,7 +180,7 @@ impl SignalStore {
 
     /// The sample of `signal` nearest to `at`, of the member that carries all of `labels`, and its log
     /// line where it was read from one.
-    pub fn nearest(&self, labels: &Labels, signal: Signal, at: Time) -> Option<ShownBy> {
+    pub fn nearest(&self, labels: &Labels, signal: Signal, at: Time) -> Option<SampleEvidence> {
         let far = |t: Time| t.nanos().abs_diff(at.nanos());
         let of_member = self.series_with(labels).filter(|s| s.signal == signal);
         let samples = of_member.flat_map(|s| s.ring.iter_since(at - NEAR).map(move |(t, v)| (s.slot, t, v)));
@@ -190,7 +190,7 @@ impl SignalStore {
         let slot = &self.slots[slot as usize];
         let line =
             slot.lines.nearest(t).filter(|(l, _)| l.nanos().abs_diff(t.nanos()) as u128 <= SAME.as_nanos());
-        Some(ShownBy { at: t, value, source: slot.key.source, line: line.map(|(_, text)| text) })
+        Some(SampleEvidence { at: t, value, source: slot.key.source, line: line.map(|(_, text)| text) })
     }
 
     /// The reports of work of a server's ranks at or after `since`, rank by rank, each in the order of

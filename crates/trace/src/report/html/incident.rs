@@ -7,7 +7,7 @@ use crate::time::Time;
 
 /// The incident of a capture.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Occasion {
+pub struct ReportIncident {
     /// Its id.
     pub incident: String,
     /// The configured name of the server, and its address where it is known.
@@ -34,11 +34,11 @@ pub struct Occasion {
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(out: &mut impl Write, o: &Occasion) -> io::Result<()> {
+pub fn write(out: &mut impl Write, o: &ReportIncident) -> io::Result<()> {
     let about = o.about.as_ref().map(|a| format!(": {}", escaped(a))).unwrap_or_default();
     write!(
         out,
-        "<dl class=\"occasion\"><div><dt>server</dt><dd>{}</dd></div><div><dt>rule</dt><dd><b>{}</b>{about}</dd></div>\
+        "<dl class=\"incident\"><div><dt>server</dt><dd>{}</dd></div><div><dt>rule</dt><dd><b>{}</b>{about}</dd></div>\
          <div><dt>incident</dt><dd>{}</dd></div><div><dt>began</dt><dd>{} \u{b1} {:.1} s, fired {:.1} s later",
         escaped(&o.server),
         escaped(&o.rule),
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn it_names_server_rule_incident_and_times_and_what_comes_from_outside_stays_text() {
-        let occasion = Occasion {
+        let incident = ReportIncident {
             incident: "20261124T034846Z-x".into(),
             server: "<b>server".into(),
             rule: "dp-load-skew".into(),
@@ -101,7 +101,7 @@ mod tests {
             links: vec![("all".into(), "javascript:alert(\"1\")/a b.json".into())],
         };
         let mut page = Vec::new();
-        write(&mut page, &occasion).expect("it writes to memory");
+        write(&mut page, &incident).expect("it writes to memory");
         let page = String::from_utf8(page).expect("utf-8");
         assert!(
             page.contains("2026-11-24 03:48:40 UTC \u{b1} 0.5 s, fired 6.2 s later; the window opened 0.1 s"),

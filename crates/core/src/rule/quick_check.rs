@@ -10,21 +10,21 @@ use skewtrap_trace::time::Time;
 
 /// What is kept of a group for its next evaluation, apart from the group itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Glance {
+pub(super) struct QuickCheck {
     /// When the group was last evaluated, in either way.
     pub evaluated: Option<Time>,
-    /// What its only condition showed at the last glance, where there was one since the group was evaluated in full.
+    /// What its only condition showed at the last quick check, where there was one since the group was evaluated in full.
     reading: Option<Reading>,
     /// Its id in the view of the rule's only probe.
     pub id: Option<GroupId>,
-    /// Whether a glance is enough while the condition does not hold.
+    /// Whether a quick check is enough while the condition does not hold.
     is_calm: bool,
     /// Whether time alone can change its state.
     pub is_timed: bool,
 }
 
-impl Glance {
-    /// What its only condition showed, where that was seen at a glance.
+impl QuickCheck {
+    /// What its only condition showed, where a quick check saw it.
     pub const fn reading(&self) -> Option<&Reading> {
         self.reading.as_ref()
     }

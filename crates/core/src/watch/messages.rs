@@ -14,7 +14,7 @@ pub const LONGEST_COMPARISON: Duration = Duration::from_secs(60);
 
 /// How far the story of an incident is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Story {
+pub struct MessageProgress {
     /// Its beginning was told.
     has_begun: bool,
     /// The result was told.
@@ -23,7 +23,7 @@ pub struct Story {
     awaited: Option<Time>,
 }
 
-impl Story {
+impl MessageProgress {
     /// The story of an incident that an agent before this one told.
     pub(super) const fn resumed(has_begun: bool, is_told: bool) -> Self {
         Self { has_begun, is_told, awaited: None }

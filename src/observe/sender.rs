@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::effort::Effort;
-use crate::http::body::{Held, Room};
+use super::effort::SourceCounters;
+use crate::http::body::{HeldBytes, Room};
 use skewtrap_core::signal::observation::Observation;
 
 /// Observations that may wait for the loop.
@@ -17,22 +17,22 @@ pub const BYTES: usize = 32 << 20;
 
 /// What a source hands over at once, in its order. Its bytes count until it is dropped.
 #[derive(Debug)]
-pub struct Seen {
+pub struct ObservationBatch {
     /// What was seen.
     pub observations: Vec<Observation>,
-    _held: Held,
+    _held: HeldBytes,
 }
 
 /// Whether lines are handed over as soon as they are read: where a rule fires at once, or a window is open.
 /// Otherwise those of a busy log are gathered for as long as no rule is evaluated, since each time that they are
 /// handed over wakes the loop.
 #[derive(Clone, Debug, Default)]
-pub struct Haste(Arc<AtomicBool>);
+pub struct ImmediateFlush(Arc<AtomicBool>);
 
-impl Haste {
-    /// Says whether there is haste from now on.
-    pub fn set(&self, is_in_haste: bool) {
-        self.0.store(is_in_haste, Ordering::Relaxed);
+impl ImmediateFlush {
+    /// Says whether lines are handed over at once from now on.
+    pub fn set(&self, is_immediate: bool) {
+        self.0.store(is_immediate, Ordering::Relaxed);
     }
 
     /// Whether there is.
@@ -43,29 +43,40 @@ impl Haste {
 
 /// Where a source hands over what it sees.
 #[derive(Clone, Debug)]
-pub struct Outlet {
-    tx: mpsc::Sender<Seen>,
+pub struct ObservationSender {
+    tx: mpsc::Sender<ObservationBatch>,
     room: Room,
-    effort: Arc<Effort>,
-    haste: Haste,
+    effort: Arc<SourceCounters>,
+    immediate: ImmediateFlush,
 }
 
 /// Nobody receives observations any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+pub struct ReceiverGone;
 
-/// An outlet for at most `items` observations of `bytes` together, and its other end.
-pub fn outlet(items: usize, bytes: usize) -> (Outlet, mpsc::Receiver<Seen>) {
+/// A channel for at most `items` observations of `bytes` together, its sending and its receiving end.
+pub fn observation_channel(
+    items: usize,
+    bytes: usize,
+) -> (ObservationSender, mpsc::Receiver<ObservationBatch>) {
     let (tx, rx) = mpsc::channel(items);
-    (Outlet { tx, room: Room::new(bytes), effort: Arc::default(), haste: Haste::default() }, rx)
+    (
+        ObservationSender {
+            tx,
+            room: Room::new(bytes),
+            effort: Arc::default(),
+            immediate: ImmediateFlush::default(),
+        },
+        rx,
+    )
 }
 
-impl Outlet {
+impl ObservationSender {
     /// Hands over an observation when there is room for it.
     ///
     /// # Errors
     /// Nobody receives it.
-    pub async fn send(&self, observation: Observation) -> Result<(), Gone> {
+    pub async fn send(&self, observation: Observation) -> Result<(), ReceiverGone> {
         self.send_all(vec![observation]).await
     }
 
@@ -73,21 +84,21 @@ impl Outlet {
     ///
     /// # Errors
     /// Nobody receives it.
-    pub async fn send_all(&self, observations: Vec<Observation>) -> Result<(), Gone> {
+    pub async fn send_all(&self, observations: Vec<Observation>) -> Result<(), ReceiverGone> {
         let _held = self.room.hold(size_of(&observations)).await;
-        self.tx.send(Seen { observations, _held }).await.map_err(|_| Gone)
+        self.tx.send(ObservationBatch { observations, _held }).await.map_err(|_| ReceiverGone)
     }
 
     /// Hands over what belongs together if there is room for it now; gives it back if there is none.
     ///
     /// # Errors
     /// Nobody receives it.
-    pub fn try_send(&self, observations: Vec<Observation>) -> Result<Option<Vec<Observation>>, Gone> {
+    pub fn try_send(&self, observations: Vec<Observation>) -> Result<Option<Vec<Observation>>, ReceiverGone> {
         let Some(_held) = self.room.try_hold(size_of(&observations)) else { return Ok(Some(observations)) };
-        match self.tx.try_send(Seen { observations, _held }) {
+        match self.tx.try_send(ObservationBatch { observations, _held }) {
             Ok(()) => Ok(None),
             Err(TrySendError::Full(seen)) => Ok(Some(seen.observations)),
-            Err(TrySendError::Closed(_)) => Err(Gone),
+            Err(TrySendError::Closed(_)) => Err(ReceiverGone),
         }
     }
 
@@ -95,18 +106,18 @@ impl Outlet {
     ///
     /// # Errors
     /// Nobody receives it.
-    pub async fn send_held(&self, observation: Observation, held: Held) -> Result<(), Gone> {
-        let seen = Seen { observations: vec![observation], _held: held };
-        self.tx.send(seen).await.map_err(|_| Gone)
+    pub async fn send_held(&self, observation: Observation, held: HeldBytes) -> Result<(), ReceiverGone> {
+        let seen = ObservationBatch { observations: vec![observation], _held: held };
+        self.tx.send(seen).await.map_err(|_| ReceiverGone)
     }
 
     /// Whether lines are handed over as soon as they are read.
-    pub fn haste(&self) -> &Haste {
-        &self.haste
+    pub fn immediate(&self) -> &ImmediateFlush {
+        &self.immediate
     }
 
     /// What the sources cost.
-    pub fn effort(&self) -> &Arc<Effort> {
+    pub fn effort(&self) -> &Arc<SourceCounters> {
         &self.effort
     }
 
@@ -147,18 +158,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_is_faster_than_the_loop_waits_for_room_and_holds_it_until_it_is_taken_in() {
-        let (outlet, mut rx) = outlet(100, 1000);
+        let (sender, mut rx) = observation_channel(100, 1000);
         for _ in 0..2 {
-            outlet.send(lines(400)).await.expect("somebody receives");
+            sender.send(lines(400)).await.expect("somebody receives");
         }
-        let third = tokio::time::timeout(Duration::from_secs(5), outlet.send(lines(400))).await;
+        let third = tokio::time::timeout(Duration::from_secs(5), sender.send(lines(400))).await;
         assert!(third.is_err(), "800 of 1000 bytes wait already");
         let taken = rx.recv().await.expect("the first");
-        let third = tokio::time::timeout(Duration::from_secs(5), outlet.send(lines(400))).await;
+        let third = tokio::time::timeout(Duration::from_secs(5), sender.send(lines(400))).await;
         assert!(third.is_err(), "it is being taken in");
         drop(taken);
-        outlet.send(lines(400)).await.expect("there is room");
+        sender.send(lines(400)).await.expect("there is room");
         drop(rx);
-        assert_eq!(outlet.send(lines(1)).await, Err(Gone));
+        assert_eq!(sender.send(lines(1)).await, Err(ReceiverGone));
     }
 }
