@@ -66,6 +66,18 @@ fn a_window_that_cost_more_than_twice_its_prediction_halves_the_next_at_once() {
 }
 
 #[test]
+fn a_small_window_whose_silence_was_not_all_its_writing_refuses_no_next_one() {
+    // Beside a real server: 14 steps, then three whose 42 kB booked 250 ms where clients waited 80.
+    let costs = WindowCosts::of([past(14, 186_577, 502, 282), past(3, 42_000, 250, 230)]);
+    let host_as_usual = Assumed { slowness: Some(1.0), ..Assumed::default() };
+    let next = costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL);
+    assert!(next.is_ok_and(|next| next.predicted.upper >= 200 * MS), "{next:?}");
+    // A large one of the same rate is another rate from now on.
+    let large = WindowCosts::of([past(14, 186_577, 502, 282), past(14, 186_577, 1_120, 450)]);
+    assert!(large.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_err());
+}
+
+#[test]
 fn windows_of_one_kind_teach_those_of_another_what_they_take_at_most() {
     let both = PastWindow { recorded: Recorded::CpuGpu, ..past(10, 140_000, 170, 300) };
     let costs = WindowCosts::of([both; 4]);
