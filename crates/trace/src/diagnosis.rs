@@ -68,6 +68,14 @@ pub struct Diagnosis {
     pub doubts: usize,
 }
 
+impl Diagnosis {
+    /// That it is of this kind, and why.
+    fn conclude(&mut self, kind: Kind, mut reasons: Vec<String>) {
+        self.kind = kind;
+        self.reasons.append(&mut reasons);
+    }
+}
+
 /// Diagnoses ranks that run the same layers. The work of each rank is multiplied by its entry of
 /// `factors`, which takes a constant difference of the rank out.
 pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]) -> Diagnosis {
@@ -75,20 +83,7 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
     let own_batches = own_batches(profiles, matched.is_some());
     let bound = if own_batches { OWN_BOUND } else { SHARED_BOUND };
     let gaps: Vec<Gap> = (0..stats.len()).map(|i| gap_of(stats, i, factors)).collect();
-    let waits = matched
-        .as_ref()
-        .filter(|_| !own_batches)
-        .map(|m| m.ranks.iter().map(|r| r.wait_ms_per_step).collect::<Vec<_>>());
-    let stands_out = |i: usize| {
-        let noise = if waits.as_ref().is_some_and(|w| waited_for(w, i, &gaps[i])) {
-            WAITED_FOR_BOUND
-        } else {
-            NOISE_BOUND
-        };
-        stands_out(stats, &gaps, i, bound, noise, own_batches)
-    };
-    let mut outliers: Vec<usize> = (0..gaps.len()).filter(|&i| stands_out(i)).collect();
-    outliers.sort_by(|&a, &b| gaps[b].ms.total_cmp(&gaps[a].ms));
+    let by_gpu = gpu_outliers(stats, &gaps, own_batches, matched.as_ref());
     let mut found = Diagnosis {
         kind: Kind::NoFinding,
         outlier: None,
@@ -109,20 +104,16 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
             })
         })
         .collect();
-    let mut by_host: Vec<usize> =
-        (0..hosts.len()).filter(|&i| holds_up_by_its_host(profiles, &hosts, i, &found)).collect();
     let beyond = |i: usize| hosts[i].map_or(0.0, |h| h.beyond_ms());
+    let mut by_host: Vec<usize> =
+        (0..hosts.len()).filter(|&i| is_host_bound(profiles, &hosts, i, &found)).collect();
     by_host.sort_by(|&a, &b| beyond(b).total_cmp(&beyond(a)));
-    let on_gpu = outliers.first().map_or(0.0, |&i| gaps[i].ms);
-    let at = match by_host.first() {
-        // What costs more time comes first.
-        Some(&at) if beyond(at) > on_gpu => {
-            found.by_host = true;
-            Some(at)
-        }
-        _ => outliers.first().copied(),
-    };
-    found.also = outliers.iter().chain(&by_host).copied().filter(|&i| Some(i) != at).collect();
+    let on_gpu = by_gpu.first().map_or(0.0, |&i| gaps[i].ms);
+    // What costs more time comes first.
+    let slowest_host = by_host.first().copied().filter(|&i| beyond(i) > on_gpu);
+    found.by_host = slowest_host.is_some();
+    let at = slowest_host.or_else(|| by_gpu.first().copied());
+    found.also = by_gpu.iter().chain(&by_host).copied().filter(|&i| Some(i) != at).collect();
     found.also.sort_by(|&a, &b| gaps[b].ms.max(beyond(b)).total_cmp(&gaps[a].ms.max(beyond(a))));
     found.also.dedup();
     let Some(at) = at else {
@@ -148,6 +139,28 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
     found
 }
 
+/// The ranks whose GPUs have more work than their peers', the largest gap first. `matched` are the collectives in which
+/// they meet.
+fn gpu_outliers(
+    stats: &[&RankStats],
+    gaps: &[Gap],
+    own_batches: bool,
+    matched: Option<&MatchedCollectives>,
+) -> Vec<usize> {
+    let bound = if own_batches { OWN_BOUND } else { SHARED_BOUND };
+    let waits = matched
+        .filter(|_| !own_batches)
+        .map(|m| m.ranks.iter().map(|r| r.wait_ms_per_step).collect::<Vec<_>>());
+    let stands_out = |i: &usize| {
+        let is_waited_for = waits.as_ref().is_some_and(|waits| waited_for(waits, *i, &gaps[*i]));
+        let noise = if is_waited_for { WAITED_FOR_BOUND } else { NOISE_BOUND };
+        stands_out(stats, gaps, *i, bound, noise, own_batches)
+    };
+    let mut outliers: Vec<usize> = (0..gaps.len()).filter(stands_out).collect();
+    outliers.sort_by(|&a, &b| gaps[b].ms.total_cmp(&gaps[a].ms));
+    outliers
+}
+
 /// The factor by which the rank's batches are larger than its peers': by requests or tokens, else by
 /// the width of its launches. `None` where nothing tells.
 fn batch_growth(
@@ -164,7 +177,7 @@ fn batch_growth(
 
 /// Whether the rank's host loses time that its work does not account for, or may not. Where ranks meet
 /// in collectives the others must wait for it.
-fn holds_up_by_its_host(
+fn is_host_bound(
     profiles: &[&RankProfile],
     hosts: &[Option<HostTime>],
     at: usize,

@@ -263,75 +263,18 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         (StepSource::Period, None) => marks.last().map_or(0, |m| m.end),
         (_, None) => i64::MAX,
     };
-    let families: Vec<Family> = trace.names.iter().map(|n| family_of(n)).collect();
-    let mut steps: Vec<Step> = marks
-        .iter()
-        .enumerate()
-        .map(|(i, m)| {
-            let until = marks.get(i + 1).map_or(window.1.max(m.end).min(last_end), |n| n.start);
-            let wall_ns = u64::try_from(until - m.start).unwrap_or(0);
-            let (kind, requests, tokens) = (m.kind, m.requests, m.tokens);
-            Step {
-                start: m.start,
-                wall_ns,
-                busy_ns: 0,
-                work_ns: 0,
-                longest_gap_ns: 0,
-                rows: 0,
-                launches: 0,
-                kind,
-                requests,
-                tokens,
-            }
-        })
-        .collect();
-    let mut by_name = vec![[Cost::default(); 4]; trace.names.len()];
-    let mut by_stream = vec![0u64; trace.streams.len()];
-    let mut launches = vec![0u64; trace.names.len()];
-    let (mut busy_until, mut work_until, mut busy_ns) = (i64::MIN, i64::MIN, 0);
-    let mut collectives = Vec::new();
+    let mut totals = RowTotals::of(&trace, steps_of(marks, window.1, last_end));
     let mut next = 0;
     for &row in &trace.rows {
         while marks.get(next).is_some_and(|m| m.start <= row.start) {
             next += 1;
         }
-        let name = usize::from(row.name);
-        note_gap(&mut steps[..next], busy_until, row.start);
-        let busy = newly_covered(&mut busy_until, row);
-        busy_ns += busy;
-        by_stream[usize::from(row.stream())] += u64::from(row.dur);
-        launches[name] += 1;
-        let is_communication = families[name] == Family::Communication;
-        let work = if is_communication { 0 } else { newly_covered(&mut work_until, row) };
-        let step = next.checked_sub(1).filter(|_| row.start < last_end);
-        if is_communication {
-            let id = trace.collective_ids.get(&(row.start, row.stream())).copied();
-            let step = step.map(|s| s as u32);
-            collectives.push(Collective { start: row.start, end: row.end(), id, step });
-        }
-        if let Some(at) = step {
-            let step = &mut steps[at];
-            step.busy_ns += busy;
-            step.rows += 1;
-            step.launches += u32::from(row.is_launched());
-            step.work_ns += work;
-            by_name[name][step.kind as usize].add(row);
-        }
+        totals.add(row, next, row.start < last_end, &trace);
     }
-    let mut streams: Vec<(u64, i64)> = by_stream.into_iter().zip(trace.streams.iter().copied()).collect();
+    let mut streams: Vec<(u64, i64)> =
+        totals.by_stream.iter().copied().zip(trace.streams.iter().copied()).collect();
     streams.sort_unstable_by_key(|s| std::cmp::Reverse(s.0));
-    let kernels = std::mem::take(&mut trace.names)
-        .into_iter()
-        .enumerate()
-        .map(|(i, name)| KernelCost {
-            short: short_name(&name),
-            digest: digest_of(&name),
-            name,
-            family: families[i],
-            blocks: trace.blocks[i] as f64 / launches[i].max(1) as f64,
-            by_kind: by_name[i],
-        })
-        .collect();
+    let kernels = totals.kernels(std::mem::take(&mut trace.names), &trace.blocks);
     RankProfile {
         rank,
         epoch_ns: trace.epoch_ns,
@@ -340,16 +283,105 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         knows_launches: trace.knows_launches(),
         host_pace_ns: if source == StepSource::PerSecond { None } else { trace.host_pace_ns(marks.len()) },
         activities: trace.activities,
-        busy_ns,
-        steps,
+        busy_ns: totals.busy_ns,
+        steps: totals.steps,
         source,
         period: None,
         kernels,
-        collectives,
+        collectives: totals.collectives,
         streams: streams.into_iter().map(|s| s.1).collect(),
         world_size: trace.world_size,
         notes: trace.notes,
         partial: trace.partial,
+    }
+}
+
+/// The steps that `marks` begin, each until the next; the last until `window_end` and at most until `last_end`.
+fn steps_of(marks: &[StepMark], window_end: i64, last_end: i64) -> Vec<Step> {
+    let step = |(i, m): (usize, &StepMark)| {
+        let until = marks.get(i + 1).map_or(window_end.max(m.end).min(last_end), |n| n.start);
+        Step {
+            start: m.start,
+            wall_ns: u64::try_from(until - m.start).unwrap_or(0),
+            busy_ns: 0,
+            work_ns: 0,
+            longest_gap_ns: 0,
+            rows: 0,
+            launches: 0,
+            kind: m.kind,
+            requests: m.requests,
+            tokens: m.tokens,
+        }
+    };
+    marks.iter().enumerate().map(step).collect()
+}
+
+/// What the rows of a rank add up to, taken in the order of their starts.
+struct RowTotals {
+    families: Vec<Family>,
+    steps: Vec<Step>,
+    by_name: Vec<[Cost; 4]>,
+    launches: Vec<u64>,
+    by_stream: Vec<u64>,
+    collectives: Vec<Collective>,
+    busy_ns: u64,
+    busy_until: i64,
+    work_until: i64,
+}
+
+impl RowTotals {
+    fn of(trace: &RankTrace, steps: Vec<Step>) -> Self {
+        let names = trace.names.len();
+        Self {
+            families: trace.names.iter().map(|n| family_of(n)).collect(),
+            steps,
+            by_name: vec![[Cost::default(); 4]; names],
+            launches: vec![0; names],
+            by_stream: vec![0; trace.streams.len()],
+            collectives: Vec::new(),
+            busy_ns: 0,
+            busy_until: i64::MIN,
+            work_until: i64::MIN,
+        }
+    }
+
+    /// Adds a row at whose start the first `begun` steps had begun; it belongs to the last of them where that goes on.
+    fn add(&mut self, row: Row, begun: usize, goes_on: bool, trace: &RankTrace) {
+        let name = usize::from(row.name);
+        note_gap(&mut self.steps[..begun], self.busy_until, row.start);
+        let busy = newly_covered(&mut self.busy_until, row);
+        self.busy_ns += busy;
+        self.by_stream[usize::from(row.stream())] += u64::from(row.dur);
+        self.launches[name] += 1;
+        let is_communication = self.families[name] == Family::Communication;
+        let work = if is_communication { 0 } else { newly_covered(&mut self.work_until, row) };
+        let step = begun.checked_sub(1).filter(|_| goes_on);
+        if is_communication {
+            let id = trace.collective_ids.get(&(row.start, row.stream())).copied();
+            let step = step.map(|s| s as u32);
+            self.collectives.push(Collective { start: row.start, end: row.end(), id, step });
+        }
+        if let Some(at) = step {
+            let step = &mut self.steps[at];
+            step.busy_ns += busy;
+            step.rows += 1;
+            step.launches += u32::from(row.is_launched());
+            step.work_ns += work;
+            self.by_name[name][step.kind as usize].add(row);
+        }
+    }
+
+    /// What each kernel cost: of `names`, with the `blocks` of all their launches.
+    fn kernels(&self, names: Vec<String>, blocks: &[u64]) -> Vec<KernelCost> {
+        let cost = |(i, name): (usize, String)| KernelCost {
+            short: short_name(&name),
+            digest: digest_of(&name),
+            name,
+            family: self.families[i],
+            blocks: blocks[i] as f64 / self.launches[i].max(1) as f64,
+            by_kind: self.by_name[i],
+        };
+        names.into_iter().enumerate().map(cost).collect()
     }
 }
 

@@ -222,43 +222,13 @@ impl Conclusion<'_> {
         let causes = if diagnosis.by_host { Vec::new() } else { self.causes(diagnosis, members) };
         let known: f64 = causes.iter().filter(|c| c.family != Family::Other).map(|c| c.share).sum();
         let explained = (!diagnosis.by_host).then_some((known.min(1.0) * 100.0).round() / 100.0);
-        let mut doubts = diagnosis.doubts;
-        let mut reasons = diagnosis.reasons.clone();
-        if let Some(explained) = explained.filter(|e| *e < 0.8) {
-            doubts += 1;
-            reasons.push(format!(
-                "families of known kernels explain only {:.0} % of the gap",
-                explained * 100.0
-            ));
-        }
-        if !self.missing.is_empty() {
-            doubts += 1;
-            reasons.push(are_missing(self.missing));
-        }
-        if (diagnosis.baseline_factor - 1.0).abs() > 0.02 {
-            reasons.push(format!(
-                "in the baseline it needed {:.2} times the ranks' median already, which is taken out of its gap",
-                1.0 / diagnosis.baseline_factor
-            ));
-        }
-        if !self.idle.is_empty() {
-            let names: Vec<RankId> = self.idle.iter().map(|&i| self.input.profiles[i].rank).collect();
-            reasons.push(format!("{} had no work in the window", list(&names)));
-        }
+        let (doubts, reasons) = self.doubts_and_reasons(diagnosis, explained);
         let confidence = match diagnosis.kind {
             Kind::InsufficientEvidence => Confidence::Low,
             _ => Confidence::after_doubts(doubts),
         };
         let declined = diagnosis.kind == Kind::InsufficientEvidence;
         let step = self.step_split(outlier, members);
-        if let Some(host) =
-            diagnosis.host.filter(|h| !diagnosis.by_host && h.finding == HostFinding::OfItsWork)
-        {
-            reasons.push(format!(
-                "its host takes {:.1} times as long as its launches account for at its peers' pace, which its larger batches explain",
-                host.ratio
-            ));
-        }
         let (by, lost_ms, lost_share) = match diagnosis.host.filter(|_| diagnosis.by_host) {
             Some(host) => (Place::Host, host.beyond_ms(), host.beyond_ms() / step.peers_wall_ms.max(1e-9)),
             None => (Place::Gpu, diagnosis.gap.ms, diagnosis.gap.relative()),
@@ -289,6 +259,43 @@ impl Conclusion<'_> {
         };
         v.sentence = sentence::of(&v, rank, told);
         v
+    }
+
+    /// What is missing for full confidence, and what the verdict rests on. `explained` is the share of the gap that families
+    /// of known kernels account for.
+    fn doubts_and_reasons(&self, diagnosis: &Diagnosis, explained: Option<f64>) -> (usize, Vec<String>) {
+        let mut doubts = diagnosis.doubts;
+        let mut reasons = diagnosis.reasons.clone();
+        if let Some(explained) = explained.filter(|e| *e < 0.8) {
+            doubts += 1;
+            reasons.push(format!(
+                "families of known kernels explain only {:.0} % of the gap",
+                explained * 100.0
+            ));
+        }
+        if !self.missing.is_empty() {
+            doubts += 1;
+            reasons.push(are_missing(self.missing));
+        }
+        if (diagnosis.baseline_factor - 1.0).abs() > 0.02 {
+            reasons.push(format!(
+                "in the baseline it needed {:.2} times the ranks' median already, which is taken out of its gap",
+                1.0 / diagnosis.baseline_factor
+            ));
+        }
+        if !self.idle.is_empty() {
+            let names: Vec<RankId> = self.idle.iter().map(|&i| self.input.profiles[i].rank).collect();
+            reasons.push(format!("{} had no work in the window", list(&names)));
+        }
+        if let Some(host) =
+            diagnosis.host.filter(|h| !diagnosis.by_host && h.finding == HostFinding::OfItsWork)
+        {
+            reasons.push(format!(
+                "its host takes {:.1} times as long as its launches account for at its peers' pace, which its larger batches explain",
+                host.ratio
+            ));
+        }
+        (doubts, reasons)
     }
 
     /// The mean requests of the batches of rank `outlier`, and the median of its peers', where the steps tell them.

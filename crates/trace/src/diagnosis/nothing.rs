@@ -21,76 +21,75 @@ pub(super) fn nothing_stands_out(
     bound: f64,
     found: &mut Diagnosis,
 ) {
-    if let Some(few) = (0..stats.len()).find(|&i| stats[i].steps < MIN_STEPS) {
-        found.kind = Kind::InsufficientEvidence;
-        let (rank, n) = (profiles[few].rank, stats[few].steps);
-        found.reasons.push(format!(
-            "{rank} shows {n} step{}; at least {MIN_STEPS} are needed on every rank",
-            plural(n)
-        ));
-        return;
-    }
-    if let Some(why) = period_fit::pieces(profiles).filter(|_| found.matched.is_none()) {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(why);
-        return;
-    }
-    if gaps.iter().any(|gap| gap.within_ms.is_none()) {
-        found.kind = Kind::InsufficientEvidence;
-        let who = odd_one(stats).map_or_else(
-            || "the ranks ran different kinds of steps".to_owned(),
-            |odd| format!("{} ran other kinds of steps than its peers", profiles[odd].rank),
-        );
-        found.reasons.push(format!("{who}, or too few of each kind: they cannot be compared"));
-        return;
-    }
-    if let Some(wide) = (0..gaps.len()).find(|&i| gaps[i].relative_within().is_some_and(|r| r >= 2.0 * bound))
-    {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(format!(
-            "{} needs {:.0} % more per step than its peers, but the ranks differ so much among each other that this may be chance",
-            profiles[wide].rank,
-            gaps[wide].relative_within().unwrap_or(0.0) * 100.0
-        ));
-        return;
-    }
-    if let Some((idle, wall)) = all_idle_alike(stats, found) {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(format!(
-            "no rank's kernels are slower, but the GPUs of all ranks idle alike, {idle:.1} of the {wall:.1} ms of a step: their hosts agree on every batch before they launch it, so a slow one holds up all GPUs and no kernel shows which"
-        ));
-        return;
+    if let Some(why) = why_nothing_can_be_told(profiles, stats, gaps, bound, found) {
+        return found.conclude(Kind::InsufficientEvidence, vec![why]);
     }
     let Some((late, held_up)) = late_without_cause(profiles, stats, found) else { return };
     let rank = profiles[late].rank;
     // The step is the same for all of them, so what the late rank does not compute it idles.
-    let paced = hosts[late].filter(|h| h.by_pace);
     let idles = hosts[late].filter(|h| !h.by_pace && h.beyond_ms() >= 0.5 * held_up);
-    let chance = host_may_be_chance(profiles, late, found);
-    let equal = batch_growth(profiles, stats, late, found.own_batches).is_some_and(|g| g < LARGER);
-    if let Some(host) = idles.filter(|_| found.matched.is_some() && equal && chance.is_none()) {
-        found.kind = Kind::SlowRank;
+    let is_chance = host_may_be_chance(profiles, late, found).is_some();
+    let has_equal_batches =
+        batch_growth(profiles, stats, late, found.own_batches).is_some_and(|growth| growth < LARGER);
+    if let Some(host) = idles.filter(|_| found.matched.is_some() && has_equal_batches && !is_chance) {
         found.by_host = true;
         found.outlier = Some(late);
         found.gap = gaps[late].clone();
         found.host = Some(host);
         count_doubts(profiles, stats, late, found);
-        found.reasons.push(format!(
+        let waits = format!(
             "the others wait {held_up:.2} ms a step for {rank} in collectives, and its GPU idles {:.2} ms longer than theirs while no kernel of it is slower",
             host.beyond_ms()
-        ));
-        return;
+        );
+        return found.conclude(Kind::SlowRank, vec![waits]);
     }
-    found.kind = Kind::InsufficientEvidence;
-    found.reasons.push(match paced {
-        Some(h) => format!(
-            "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower, but its host needs only {:.1} times what its launches take at its peers' pace",
-            h.ratio
+    let waits =
+        format!("the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower");
+    let why = match hosts[late].filter(|h| h.by_pace) {
+        Some(host) => format!(
+            "{waits}, but its host needs only {:.1} times what its launches take at its peers' pace",
+            host.ratio
         ),
-        None => format!(
-            "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them"
-        ),
-    });
+        None => format!("{waits}: look at what keeps its host from launching them"),
+    };
+    found.conclude(Kind::InsufficientEvidence, vec![why]);
+}
+
+/// Why the window shows neither that a rank stands out nor that none does.
+fn why_nothing_can_be_told(
+    profiles: &[&RankProfile],
+    stats: &[&RankStats],
+    gaps: &[Gap],
+    bound: f64,
+    found: &Diagnosis,
+) -> Option<String> {
+    if let Some(few) = (0..stats.len()).find(|&i| stats[i].steps < MIN_STEPS) {
+        let (rank, n) = (profiles[few].rank, stats[few].steps);
+        let steps = plural(n);
+        return Some(format!("{rank} shows {n} step{steps}; at least {MIN_STEPS} are needed on every rank"));
+    }
+    if let Some(why) = period_fit::pieces(profiles).filter(|_| found.matched.is_none()) {
+        return Some(why);
+    }
+    if gaps.iter().any(|gap| gap.within_ms.is_none()) {
+        let who = odd_one(stats).map_or_else(
+            || "the ranks ran different kinds of steps".to_owned(),
+            |odd| format!("{} ran other kinds of steps than its peers", profiles[odd].rank),
+        );
+        return Some(format!("{who}, or too few of each kind: they cannot be compared"));
+    }
+    let is_wide = |i: &usize| gaps[*i].relative_within().is_some_and(|r| r >= 2.0 * bound);
+    if let Some(wide) = (0..gaps.len()).find(is_wide) {
+        return Some(format!(
+            "{} needs {:.0} % more per step than its peers, but the ranks differ so much among each other that this may be chance",
+            profiles[wide].rank,
+            gaps[wide].relative_within().unwrap_or(0.0) * 100.0
+        ));
+    }
+    let (idle, wall) = all_idle_alike(stats, found)?;
+    Some(format!(
+        "no rank's kernels are slower, but the GPUs of all ranks idle alike, {idle:.1} of the {wall:.1} ms of a step: their hosts agree on every batch before they launch it, so a slow one holds up all GPUs and no kernel shows which"
+    ))
 }
 
 /// How long the GPUs of ranks with DP attention idle in a step, of how long a step, milliseconds (medians), where

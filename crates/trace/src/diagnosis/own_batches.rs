@@ -41,6 +41,46 @@ fn by_chance(n: Option<f64>, peers: usize) -> (f64, f64) {
     (1.0 + BEYOND_CHANCE * one.sqrt(), 1.0 + BEYOND_CHANCE * (1.5 * one).sqrt())
 }
 
+/// What shows that a rank has larger batches than its peers, a sentence each.
+#[derive(Debug, Default)]
+struct LargerBatches {
+    /// Beyond what random arrival explains.
+    shown: Vec<String>,
+    /// Within it.
+    by_chance: Vec<String>,
+}
+
+impl LargerBatches {
+    /// Of rank `at`, whose batches may be up to `chance` times its peers' by random arrival.
+    fn of(stats: &[&RankStats], at: usize, same: &SameCalls, chance: f64) -> Self {
+        let mut found = Self::default();
+        let batch = batch_ratio(stats, at);
+        if let Some((r, batches)) = batch.filter(|(r, _)| *r >= LARGER) {
+            found.add(r, chance, format!("its {batches} are {r:.1} times its peers'"));
+        }
+        if more_prefill(stats, at) {
+            let mine = stats[at].extend_share * 100.0;
+            found.shown.push(format!("{mine:.0} % of its steps are prefill, far more than on its peers"));
+        }
+        if let Some(r) = launch_ratio(stats, at).filter(|r| *r >= LARGER) {
+            let more = format!("it launches {r:.1} times its peers' kernels in a step of the same kind");
+            found.shown.push(more);
+        }
+        if let Some(r) = same.width.or(same.grid).filter(|r| batch.is_none() && *r >= LARGER) {
+            found.add(r, chance, format!("its launches are {r:.1} times as wide as its peers'"));
+        }
+        found
+    }
+
+    fn add(&mut self, ratio: f64, chance: f64, what: String) {
+        if ratio >= chance {
+            self.shown.push(what);
+        } else {
+            self.by_chance.push(format!("{what}, but random arrival alone makes up to {chance:.1} times"));
+        }
+    }
+}
+
 /// The kind of the difference among ranks with batches of their own.
 pub fn kind_with_own_batches(
     profiles: &[&RankProfile],
@@ -51,110 +91,84 @@ pub fn kind_with_own_batches(
     let rank = profiles[at].rank;
     let same = same_calls(profiles, at);
     let batch = batch_ratio(stats, at);
-    let launches = launch_ratio(stats, at);
     let (batch_chance, context_chance) = by_chance(batch_size(stats, at), stats.len() - 1);
+    let LargerBatches { shown, by_chance } = LargerBatches::of(stats, at, &same, batch_chance);
+    if !shown.is_empty() {
+        return with_larger_batches(shown, uniform_factor(&same, &found.gap), batch.map(|(r, _)| r), found);
+    }
     let fewest = stats.iter().map(|f| f.steps).min().unwrap_or(0);
-    let mut larger = Vec::new();
-    let mut by_chance = Vec::new();
-    if let Some((r, batches)) = batch.filter(|(r, _)| (LARGER..batch_chance).contains(r)) {
-        by_chance.push(format!(
-            "its {batches} are {r:.1} times its peers', but random arrival alone makes up to {batch_chance:.1} times"
-        ));
-    }
-    if let Some((r, batches)) = batch.filter(|(r, _)| *r >= LARGER.max(batch_chance)) {
-        larger.push(format!("its {batches} are {r:.1} times its peers'"));
-    }
-    if more_prefill(stats, at) {
-        let mine = stats[at].extend_share * 100.0;
-        larger.push(format!("{mine:.0} % of its steps are prefill, far more than on its peers"));
-    }
-    if let Some(r) = launches.filter(|r| *r >= LARGER) {
-        larger.push(format!("it launches {r:.1} times its peers' kernels in a step of the same kind"));
-    }
-    if let Some(g) = same.width.or(same.grid).filter(|g| batch.is_none() && *g >= LARGER) {
-        if g >= batch_chance {
-            larger.push(format!("its launches are {g:.1} times as wide as its peers'"));
-        } else {
-            by_chance.push(format!(
-                "its launches are {g:.1} times as wide as its peers', but random arrival alone makes up to {batch_chance:.1} times"
+    let has_few_steps = fewest < enough::FEWEST;
+    if has_few_steps || !by_chance.is_empty() {
+        found.conclude(Kind::InsufficientEvidence, by_chance);
+        if has_few_steps {
+            found.reasons.push(format!(
+                "{fewest} steps may show a passing moment of {rank}: {} on every rank would tell more",
+                enough::FEWEST
             ));
         }
+        return;
     }
-    let equal = match batch {
+    let has_equal_batches = match batch {
         Some((r, _)) => (1.0 / EQUAL..=EQUAL).contains(&r),
         None => same.grid.is_some_and(|g| (0.98..=1.02).contains(&g)),
     };
-    let uniform = uniform_factor(&same, &found.gap);
-    if larger.is_empty() && fewest < enough::FEWEST {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.append(&mut by_chance);
-        found.reasons.push(format!(
-            "{fewest} steps may show a passing moment of {rank}: {} on every rank would tell more",
-            enough::FEWEST
-        ));
-        return;
-    }
-    if larger.is_empty() && !by_chance.is_empty() {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.append(&mut by_chance);
-        return;
-    }
-    match (uniform, larger.is_empty()) {
-        (Some(f), true) if equal => {
-            found.kind = Kind::SlowRank;
-            found.reasons.push(format!("all its kernels take about {f:.2} times as long at equal batches"));
-            if batch.is_none() {
-                found.doubts += 1;
-            }
-        }
-        (Some(f), false) if f > batch.map_or(1.0, |(r, _)| r).max(1.2) * 1.1 => {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.append(&mut larger);
-            found
-                .reasons
-                .push(format!("but all its kernels are {f:.2} times slower, more than that explains"));
-        }
-        (_, false) => {
-            found.kind = Kind::UnevenWork;
-            found.reasons.append(&mut larger);
-            // Requests pile up behind a host that stands still.
-            if let Some(p) = found.host.and_then(|h| h.pauses).filter(|p| p.ms > found.gap.ms) {
-                found.kind = Kind::InsufficientEvidence;
-                found.reasons.push(format!(
-                    "its GPU also stood idle for {:.1} ms at once, which is {:.1} ms a step and more than its batches cost: they may have piled up behind that, and more steps would tell",
-                    p.longest_ms, p.ms
-                ));
-            }
-        }
-        (None, true) if grows_only(&same, &found.gap) && growth(stats, at) < context_chance => {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.push(format!(
-                "kernels whose cost grows with requests and their context take {:.1} times as long, but random arrival alone makes up to {context_chance:.1} times",
-                growth(stats, at)
-            ));
-        }
-        (None, true)
-            if grows_only(&same, &found.gap) && found.gap.ms < OF_STEP * step_ms(profiles, stats, at) =>
-        {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.push(format!(
-                "{rank}'s kernels take longer, but by less than {:.0} % of its peers' steps: nobody loses time by it",
-                OF_STEP * 100.0
-            ));
-        }
-        (None, true) if grows_only(&same, &found.gap) => {
-            found.kind = Kind::UnevenWork;
+    let (kind, reason) = match uniform_factor(&same, &found.gap) {
+        Some(factor) if has_equal_batches => {
             found.doubts += usize::from(batch.is_none());
-            found
-                .reasons
-                .push("only kernels whose cost grows with requests and their context take longer".into());
+            (Kind::SlowRank, format!("all its kernels take about {factor:.2} times as long at equal batches"))
+        }
+        None if grows_only(&same, &found.gap) => {
+            let growth = growth(stats, at);
+            if growth < context_chance {
+                let reason = format!(
+                    "kernels whose cost grows with requests and their context take {growth:.1} times as long, but random arrival alone makes up to {context_chance:.1} times"
+                );
+                (Kind::InsufficientEvidence, reason)
+            } else if found.gap.ms < OF_STEP * step_ms(profiles, stats, at) {
+                let reason = format!(
+                    "{rank}'s kernels take longer, but by less than {:.0} % of its peers' steps: nobody loses time by it",
+                    OF_STEP * 100.0
+                );
+                (Kind::InsufficientEvidence, reason)
+            } else {
+                found.doubts += usize::from(batch.is_none());
+                let reason = "only kernels whose cost grows with requests and their context take longer";
+                (Kind::UnevenWork, reason.to_owned())
+            }
         }
         _ => {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.push(format!(
+            let reason = format!(
                 "{rank} needs more per step, but neither are its batches known to be larger nor are all its kernels slower by one factor at batches known to be equal"
-            ));
+            );
+            (Kind::InsufficientEvidence, reason)
         }
+    };
+    found.conclude(kind, vec![reason]);
+}
+
+/// The kind where batches are known to be larger, by `reasons`: `ratio` times, where that is known, while all kernels take
+/// `uniform` times as long, where they agree.
+fn with_larger_batches(
+    reasons: Vec<String>,
+    uniform: Option<f64>,
+    ratio: Option<f64>,
+    found: &mut Diagnosis,
+) {
+    if let Some(factor) = uniform.filter(|f| *f > ratio.unwrap_or(1.0).max(1.2) * 1.1) {
+        found.conclude(Kind::InsufficientEvidence, reasons);
+        found
+            .reasons
+            .push(format!("but all its kernels are {factor:.2} times slower, more than that explains"));
+        return;
+    }
+    found.conclude(Kind::UnevenWork, reasons);
+    // Requests pile up behind a host that stands still.
+    if let Some(p) = found.host.and_then(|h| h.pauses).filter(|p| p.ms > found.gap.ms) {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(format!(
+            "its GPU also stood idle for {:.1} ms at once, which is {:.1} ms a step and more than its batches cost: they may have piled up behind that, and more steps would tell",
+            p.longest_ms, p.ms
+        ));
     }
 }
 
