@@ -119,82 +119,32 @@ impl Engine<'_> {
 
     /// Starts what rank `r` can do and returns how long it takes; 0 if it has nothing to do.
     fn start_one(&mut self, r: usize, now: f64) -> f64 {
-        let mut slow = self.world.slowness.get(r).copied().unwrap_or(1.0);
-        let mut hung_until = None;
-        for i in self.incidents.iter().filter(|i| i.rank == r && now >= i.from && now < i.until) {
-            match i.trouble {
-                Trouble::Slow { factor } if i.ramp > 0.0 => {
-                    slow *= 1.0 + (factor - 1.0) * ((now - i.from) / i.ramp).min(1.0)
-                }
-                Trouble::Slow { factor } => slow *= factor,
-                Trouble::Hung => hung_until = Some(i.until),
-                _ => {}
-            }
-        }
+        let (slow, hung_until) = self.troubles_of(r, now);
         let [c0, c1, c2, p0, p1, p2, noise] = self.world.cost;
-        let (chunk, kv, max_run) = (self.world.chunk, self.world.kv, self.world.max_run);
+        let was = self.ranks[r].run.len();
+        let batch = self.admit(r);
         let rank = &mut self.ranks[r];
-        let was = rank.run.len();
-        let (mut new, mut cached, mut seqs, mut pairs) = (0.0, 0.0, 0.0, 0.0);
-        let mut admitted = 0.0;
-        if let Some((id, left)) = rank.chunked.take() {
-            let part = left.min(chunk);
-            new += part;
-            pairs += part * (self.requests[id].prompt - (left - part));
-            seqs += 1.0;
-            if left > part {
-                rank.chunked = Some((id, left - part));
-            } else {
-                rank.batch.push(id);
-            }
-        }
-        while rank.chunked.is_none() && new < chunk && was + rank.batch.len() < max_run {
-            let Some(&id) = rank.queue.front() else { break };
-            let q = self.requests[id];
-            let need = q.prompt + q.done - q.shared();
-            if rank.used + need + 0.2 * (q.out - q.done) > kv && was + rank.batch.len() > 0 {
-                break;
-            }
-            rank.queue.pop_front();
-            rank.used += need;
-            let todo = q.prompt + q.done - q.cached;
-            cached += q.cached;
-            seqs += 1.0;
-            admitted += 1.0;
-            if todo > chunk - new + 1.0 {
-                let part = chunk - new;
-                new += part;
-                pairs += part * part;
-                rank.chunked = Some((id, todo - part));
-            } else {
-                new += todo;
-                pairs += todo * (q.prompt + q.done);
-                rank.batch.push(id);
-            }
-        }
-        let mut dt = if seqs > 0.0 {
+        let mut dt = if batch.seqs > 0.0 {
             rank.busy = Busy::Prefill;
-            let dt = (p0 + p1 * new + p2 * pairs) * slow;
-            rank.now.admissions += admitted;
-            rank.now.prefill_tokens += new;
-            rank.now.cached_tokens += cached;
+            let dt = (p0 + p1 * batch.new + p2 * batch.pairs) * slow;
+            rank.now.admissions += batch.admitted;
+            rank.now.prefill_tokens += batch.new;
+            rank.now.cached_tokens += batch.cached;
             rank.now.prefill_passes += 1.0;
-            rank.publish_loads(was as f64 + seqs, now);
+            rank.publish_loads(was as f64 + batch.seqs, now);
             rank.publish_metrics(was as f64, now);
             if now >= 0.0 {
-                let (running, queue, used) = (was as f64, rank.queue.len() as f64, rank.used);
-                let throughput = new / dt.max(1e-3);
                 self.out.lines.push(Line {
                     at: now,
                     rank: r,
                     is_prefill: true,
-                    running,
-                    queue,
-                    used,
-                    throughput,
-                    new_seqs: seqs,
-                    new_tokens: new,
-                    cached_tokens: cached,
+                    running: was as f64,
+                    queue: rank.queue.len() as f64,
+                    used: rank.used,
+                    throughput: batch.new / dt.max(1e-3),
+                    new_seqs: batch.seqs,
+                    new_tokens: batch.new,
+                    cached_tokens: batch.cached,
                 });
             }
             dt
@@ -219,4 +169,80 @@ impl Engine<'_> {
         self.ranks[r].next = now + dt;
         dt
     }
+
+    /// How many times slower rank `r` is at `now`, and until when it hangs.
+    fn troubles_of(&self, r: usize, now: f64) -> (f64, Option<f64>) {
+        let mut slow = self.world.slowness.get(r).copied().unwrap_or(1.0);
+        let mut hung_until = None;
+        for i in self.incidents.iter().filter(|i| i.rank == r && now >= i.from && now < i.until) {
+            match i.trouble {
+                Trouble::Slow { factor } if i.ramp > 0.0 => {
+                    slow *= 1.0 + (factor - 1.0) * ((now - i.from) / i.ramp).min(1.0)
+                }
+                Trouble::Slow { factor } => slow *= factor,
+                Trouble::Hung => hung_until = Some(i.until),
+                _ => {}
+            }
+        }
+        (slow, hung_until)
+    }
+
+    /// Takes as many prompts from the queue of rank `r` as fit into one batch, a prompt that was cut first.
+    fn admit(&mut self, r: usize) -> PrefillBatch {
+        let (chunk, kv, max_run) = (self.world.chunk, self.world.kv, self.world.max_run);
+        let rank = &mut self.ranks[r];
+        let was = rank.run.len();
+        let mut batch = PrefillBatch::default();
+        if let Some((id, left)) = rank.chunked.take() {
+            let part = left.min(chunk);
+            batch.new += part;
+            batch.pairs += part * (self.requests[id].prompt - (left - part));
+            batch.seqs += 1.0;
+            if left > part {
+                rank.chunked = Some((id, left - part));
+            } else {
+                rank.batch.push(id);
+            }
+        }
+        while rank.chunked.is_none() && batch.new < chunk && was + rank.batch.len() < max_run {
+            let Some(&id) = rank.queue.front() else { break };
+            let q = self.requests[id];
+            let need = q.prompt + q.done - q.shared();
+            if rank.used + need + 0.2 * (q.out - q.done) > kv && was + rank.batch.len() > 0 {
+                break;
+            }
+            rank.queue.pop_front();
+            rank.used += need;
+            let todo = q.prompt + q.done - q.cached;
+            batch.cached += q.cached;
+            batch.seqs += 1.0;
+            batch.admitted += 1.0;
+            if todo > chunk - batch.new + 1.0 {
+                let part = chunk - batch.new;
+                batch.new += part;
+                batch.pairs += part * part;
+                rank.chunked = Some((id, todo - part));
+            } else {
+                batch.new += todo;
+                batch.pairs += todo * (q.prompt + q.done);
+                rank.batch.push(id);
+            }
+        }
+        batch
+    }
+}
+
+/// What a prefill step computes.
+#[derive(Clone, Copy, Debug, Default)]
+struct PrefillBatch {
+    /// Requests in it, a cut one too.
+    seqs: f64,
+    /// Those that came from the queue.
+    admitted: f64,
+    /// Tokens to compute.
+    new: f64,
+    /// Tokens found in the cache.
+    cached: f64,
+    /// Pairs of tokens that attention computes.
+    pairs: f64,
 }
