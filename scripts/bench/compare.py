@@ -4,7 +4,7 @@
     python3 scripts/bench/compare.py [--mb 150] [--ranks 8] [--runs 3] [--without-peers] [--big GB]
 
 Makes a capture with a known culprit (traces.py: 8 ranks, 1.2 GB of JSON), then runs one after the other: inflating
-it alone (`gzip -dc`), `skewtrap compare`, Python with orjson (kernel sums only), SGLang's own ProfileMerger (it merges,
+it alone (`gzip -dc`, and `pigz -p1 -dc` where that is installed), `skewtrap compare`, Python with orjson (kernel sums only), SGLang's own ProfileMerger (it merges,
 and tells nothing), HTA 0.5.0 (loads, and three analyses). `--big GB` also compares one capture of so many GB. Prints a
 table: CPU seconds (user and system, children too; the median of the runs), the largest resident memory of any of its
 processes, and the CPU seconds as a multiple of skewtrap's. HTA and the merger run once: they take minutes.
@@ -141,8 +141,13 @@ def side_by_side(folder, told):
     print(f"{len(files)} ranks, {size / 1e6:.0f} MB of JSON, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB gzip")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     ours = measured([told.binary, "compare", folder], told.runs)
-    rows = [("skewtrap compare", told.runs, ours), ("gzip -dc, inflating alone", told.runs, None)]
-    rows[1] = (*rows[1][:2], measured(["sh", "-c", f"gzip -dc '{folder}'/*.trace.json.gz >/dev/null"], told.runs))
+    rows = [("skewtrap compare", told.runs, ours)]
+    for inflate in ["gzip -dc", "pigz -p1 -dc"]:
+        if shutil.which(inflate.split()[0]):
+            command = ["sh", "-c", f"{inflate} '{folder}'/*.trace.json.gz >/dev/null"]
+            rows.append((f"{inflate}, inflating alone", told.runs, measured(command, told.runs)))
+        else:
+            print(f"SKIPPED: {inflate} (it is not installed)", file=sys.stderr)
     if not told.without_peers:
         python = install(told.tools)
         for name, peer, runs in [

@@ -62,6 +62,11 @@ impl Meter {
         meter
     }
 
+    /// Whether an agent before this one opened the window.
+    pub fn is_of_before(&self) -> bool {
+        self.with(|meter| meter.learns())
+    }
+
     /// A rank said something about its profile.
     pub fn heard(&self, rank: Rank, line: &ProfileLine) {
         let now = self.clock.now();

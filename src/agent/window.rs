@@ -37,6 +37,7 @@ use skewtrap_core::capture::line::{ForeignWindows, ProfileLine};
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
+use skewtrap_core::capture::stall;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
 use skewtrap_core::capture::window::{
     Ending, Event, Failure, OrphanedWindow, SETTLE, START_TIMEOUT, SettlingTime, Visibility, Window,
@@ -583,11 +584,13 @@ async fn outcome(
     });
     // A folder that hangs withholds the stalls that it would show, not the result.
     let times = tokio::time::timeout(LOOK_LIMIT, times).await.ok().and_then(Result::ok);
-    for (rank, (born, changed)) in times.unwrap_or_default() {
-        // A stop closes every rank's window at once, and a rank writes elsewhere first.
-        let from = stopped_at.filter(|at| *at < changed).map_or(born, |at| at.min(born));
+    let predicted = request.sizing.as_deref().and_then(|sizing| sizing.predicted);
+    let unseen = predicted.filter(|_| meter.is_of_before());
+    for (rank, (made, changed)) in times.unwrap_or_default() {
+        let began = stall::writing_began(made, changed, stopped_at, unseen);
+        let Some(from) = began.map(|from| from.max(status.distrust.from)) else { continue };
         // The clock of a file server may be another one.
-        if from >= status.distrust.from && changed <= run.now() {
+        if made.is_none_or(|made| made >= status.distrust.from) && changed <= run.now() {
             meter.wrote(rank, from, changed);
         }
     }

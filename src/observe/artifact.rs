@@ -134,11 +134,10 @@ pub fn modified(path: &Path) -> Option<Time> {
     Some(Time::from_nanos(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())))
 }
 
-/// From when to when a file was written: from its birth to its last change. `None` where its file system
-/// keeps no births, or it is gone.
-pub fn written(path: &Path) -> Option<(Time, Time)> {
-    let born = fs::metadata(path).ok()?.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some((Time::from_epoch_s(born.as_secs_f64()), modified(path)?))
+/// When a file was made, where its file system tells that, and when it was last written.
+pub fn written(path: &Path) -> Option<(Option<Time>, Time)> {
+    let made = || fs::metadata(path).ok()?.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok();
+    Some((made().map(|born| Time::from_epoch_s(born.as_secs_f64())), modified(path)?))
 }
 
 /// The space in a folder, as the agent sees it; `None` when the agent sees neither it nor its parent.

@@ -46,6 +46,19 @@ pub fn usual_intervals(samples: impl IntoIterator<Item = (Rank, Source, Time, bo
     gaps.into_iter().filter_map(|(who, (_, gaps))| Some((who, usual(gaps)?))).collect()
 }
 
+/// When a rank began to write a file that was last `changed` then: when the file was `made`, where its file system tells
+/// that, or when the window was stopped, which closes every rank's at once, and a rank writes elsewhere first. Where the
+/// agent was dead and no file tells, nobody saw it: then it is booked as it was predicted, `unseen`.
+pub fn writing_began(
+    made: Option<Time>,
+    changed: Time,
+    stopped_at: Option<Time>,
+    unseen: Option<Duration>,
+) -> Option<Time> {
+    let stopped_at = stopped_at.filter(|at| *at < changed);
+    made.into_iter().chain(stopped_at).min().or_else(|| unseen.map(|stall| changed - stall))
+}
+
 /// Measures one window, from its start to its recovery.
 #[derive(Clone, Debug)]
 pub struct StallMeter {
@@ -75,6 +88,11 @@ impl StallMeter {
     pub fn learning(from: Time) -> Self {
         let learns = Some((from, BTreeMap::new()));
         Self { learns, ..Self::new(from, Duration::ZERO, UsualIntervals::new()) }
+    }
+
+    /// Whether nothing usual was known at its start.
+    pub const fn learns(&self) -> bool {
+        self.learns.is_some()
     }
 
     /// Whether it would know more if it waited for more samples: nothing was silent so far, and too few
@@ -226,6 +244,19 @@ mod tests {
 
     fn at(s: f64) -> Time {
         Time::from_epoch_s(1000.0 + s)
+    }
+
+    #[test]
+    fn an_export_that_nobody_saw_is_booked_as_it_was_predicted() {
+        let predicted = Some(Duration::from_millis(300));
+        let began = |made, stopped_at| writing_began(made, at(5.0), stopped_at, predicted);
+        assert_eq!(began(None, None), Some(at(4.7)));
+        // Its stop came after the server had ended it by itself.
+        assert_eq!(began(None, Some(at(6.0))), Some(at(4.7)));
+        assert_eq!(began(None, Some(at(4.0))), Some(at(4.0)));
+        assert_eq!(began(Some(at(4.9)), Some(at(6.0))), Some(at(4.9)));
+        assert_eq!(began(Some(at(4.9)), Some(at(4.5))), Some(at(4.5)));
+        assert_eq!(writing_began(None, at(5.0), None, None), None);
     }
 
     fn every_second(ranks: u16) -> UsualIntervals {
