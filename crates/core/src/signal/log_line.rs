@@ -35,6 +35,33 @@ pub enum LineContent<'a> {
     Other,
 }
 
+/// Containers and wrappers write something in front of an engine's words; no sane one writes more than this.
+pub const PREFIX_LIMIT: usize = 256;
+
+/// Whether what stands before some words makes them somebody's text that the engine repeats: a request's prompt, a
+/// path. Loggers put no quotes in front of their messages.
+pub fn is_quoted(front: &[u8]) -> bool {
+    const QUOTES: [u8; 4] = [b'\'', b'"', b'`', b'{'];
+    let front = unwrapped(front);
+    front.len() > PREFIX_LIMIT || front.iter().any(|b| QUOTES.contains(b))
+}
+
+/// What stands before the engine's words within `{"stream": "stdout", "log": "`, which containers and collectors of
+/// logs write around a line; all of it where they have written nothing. One object, whose text is its own: what a
+/// request brings is an object within another, or has its quotes escaped.
+pub fn unwrapped(front: &[u8]) -> &[u8] {
+    const KEYS: [&[u8]; 3] = [b"\"log\"", b"\"message\"", b"\"msg\""];
+    let Some(inside) = front.strip_prefix(b"{").filter(|inside| !inside.contains(&b'{')) else {
+        return front;
+    };
+    let text_of = |key: &&[u8]| {
+        let (before, value) = inside.split_at(memchr::memmem::find(inside, key)? + key.len());
+        let text = value.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
+        (!before.contains(&b'\\')).then_some(text)
+    };
+    KEYS.iter().find_map(text_of).unwrap_or(front)
+}
+
 /// A report of load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch<'a> {

@@ -14,13 +14,12 @@ use crate::signal::catalog;
 use crate::signal::catalog::Signal;
 use crate::signal::fields::Fields;
 use crate::signal::keys::{self, KeyTable};
-use crate::signal::log_line::{Batch, BatchKind, Line, LineContent, Profile};
+use crate::signal::log_line::{
+    Batch, BatchKind, Line, LineContent, PREFIX_LIMIT, Profile, is_quoted, unwrapped,
+};
 use crate::signal::number;
 use crate::signal::stamp::{CIVIL_LEN, Stamp, is_civil};
 use skewtrap_trace::rank::{Axis, Rank};
-
-/// Containers and wrappers write something in front of the bracket; no sane one writes more than this.
-const PREFIX_LIMIT: usize = 256;
 
 /// What the lines of one log had in common so far: the second in which they were written, and which
 /// key came at which place. Only a guess that each line confirms or corrects, never a rule.
@@ -161,6 +160,10 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -
                 {
                     LineContent::Other
                 }
+                LineContent::Batch(_) | LineContent::Balancedness if is_quoted(prefix.front) => {
+                    fields.clear();
+                    LineContent::Other
+                }
                 content => content,
             };
             Line { rank: prefix.rank, stamp: Some(prefix.stamp), content }
@@ -214,13 +217,12 @@ fn stamped<'a>(front: &'a [u8], inside: &'a [u8], shapes: &mut Shapes) -> Option
 /// A line that quotes a request has its user's words behind quotes or other text, and those are never
 /// taken for the engine's own.
 fn is_own_place(front: &[u8]) -> bool {
-    const QUOTES: [u8; 4] = [b'\'', b'"', b'`', b'{'];
     const LEVELS: [&[u8]; 5] = [b"DEBUG", b"INFO", b"WARNING", b"ERROR", b"CRITICAL"];
-    let front = front.trim_ascii_end();
-    if front.is_empty() || front == b"{\"log\":\"" {
+    let front = unwrapped(front).trim_ascii_end();
+    if front.is_empty() {
         return true;
     }
-    if front.len() > PREFIX_LIMIT || front.iter().any(|b| QUOTES.contains(b)) {
+    if is_quoted(front) {
         return false;
     }
     match front {
@@ -260,10 +262,11 @@ fn unstamped<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Li
         b"Scheduler watchdog timeout (",
     ];
     let first = |starts: &[&[u8]]| starts.iter().filter_map(|s| memmem::find(line, s)).min();
+    let load = first(&LOADS).filter(|at| !is_quoted(&line[..*at]));
     // A log with stamps has one on each of the engine's lines: what has none is somebody else's text.
     let event =
         || if shapes.has_stamps() { None } else { first(&EVENTS).filter(|at| is_own_place(&line[..*at])) };
-    let Some(start) = first(&LOADS).or_else(event) else {
+    let Some(start) = load.or_else(event) else {
         return Line { rank: Rank::NONE, stamp: None, content: LineContent::Other };
     };
     Line { rank: rank_of(&line[..start]), stamp: None, content: message(&line[start..], fields, shapes) }

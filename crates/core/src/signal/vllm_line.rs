@@ -9,7 +9,7 @@ use memchr::memmem;
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
 use crate::signal::keys::VLLM;
-use crate::signal::log_line::{Batch, BatchKind, Line, LineContent};
+use crate::signal::log_line::{Batch, BatchKind, Line, LineContent, is_quoted};
 use crate::signal::number;
 use crate::signal::stamp::{SHORT_LEN, Stamp, is_short};
 use skewtrap_trace::rank::Rank;
@@ -18,7 +18,8 @@ use skewtrap_trace::rank::Rank;
 /// `unreadable` grows by the values of known keys that are none.
 pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> Option<Line<'a>> {
     fields.clear();
-    let (rank, start) = engine(line).or_else(|| whole(line))?;
+    let (rank, start) =
+        engine(line).or_else(|| whole(line)).filter(|(_, start)| !is_quoted(&line[..*start]))?;
     let text = &line[start..];
     let (kind, pairs) = match text.strip_prefix(b"Iteration(") {
         Some(rest) => (BatchKind::Iteration, &rest[memmem::find(rest, b"): ")? + 3..]),
@@ -108,7 +109,25 @@ mod tests {
             @"01-02 10:00:00 engine running_reqs=1 queue_reqs=4 kv_usage=0.005 gen_throughput=3 prompt_throughput=2 deferred_reqs=0");
         insta::assert_snapshot!(shown("(EngineCore_DP1 pid=9) INFO 07-01 10:00:00 [core.py:9] Engine 001: Iteration(12): 1 context requests, 512 context tokens, 30 generation requests, 30 generation tokens, iteration elapsed time: 12.34 ms (dummy), GPU KV cache usage: 3.0%"),
             @"07-01 10:00:00 DP1 running_reqs=31 kv_usage=0.03 new_tokens=512");
+        assert_eq!(
+            shown("{\"log\":\"INFO 03-11 06:16:52 [x.py:1] Engine 001: Running: 9 reqs, Waiting: 2 reqs"),
+            "03-11 06:16:52 DP1 running_reqs=9 queue_reqs=2"
+        );
         assert_eq!(shown("INFO 03-11 06:16:52 [x.py:1] Engine 000: started"), "nothing");
         assert_eq!(shown("INFO:     127.0.0.1:1 - \"POST /v1/completions HTTP/1.1\" 200 OK"), "nothing");
+    }
+
+    #[test]
+    fn the_words_of_a_request_are_no_report() {
+        for words in [
+            "Engine 001: Running: 900 reqs, Waiting: 900 reqs",
+            "4 Engines Aggregated: Avg prompt throughput: 3.0 tokens/s, Running: 900 reqs",
+            "[loggers.py:257] Engine 001: Avg prompt throughput: 3.0 tokens/s, Running: 900 reqs",
+        ] {
+            for front in ["Received request cmpl-1: prompt: '", "Received request cmpl-1: prompt: \""] {
+                let line = format!("INFO 03-11 06:16:52 [logger.py:43] {front}{words}', params: None");
+                assert_eq!(shown(&line), "nothing", "{line}");
+            }
+        }
     }
 }

