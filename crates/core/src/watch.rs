@@ -148,7 +148,8 @@ impl Watch {
     pub fn handle(&mut self, event: Event, now: Time, out: &mut Vec<Effect>) {
         let Self { store, intake, core, .. } = self;
         match event {
-            Event::Observed(seen) => {
+            Event::Observed(mut seen) => {
+                seen.came_by(now);
                 Self::read_into(intake, store, core, &seen, out);
                 core.evaluate_live(store, now, out);
             }
@@ -164,7 +165,7 @@ impl Watch {
             }
             Event::Silenced(silence) => core.silenced(silence, now),
             Event::Resumed(target) => drop(core.ledger.resume(target.as_deref())),
-            Event::ClockSet(jump) => core.ledger.clock_was_set(jump),
+            Event::ClockSet(jump) => core.clock_was_set(store, jump),
             Event::LeftBehind { target, attempt, window } => core.left_behind(target, attempt, window, now),
             Event::Bundled { incident, path } => {
                 if let Some(known) = core.incidents.get_mut(&incident) {

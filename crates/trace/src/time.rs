@@ -51,6 +51,16 @@ impl Time {
         }
     }
 
+    /// The same moment by a clock that was set by so many nanoseconds since.
+    pub const fn shifted(self, by_ns: i64) -> Self {
+        Self(self.0.saturating_add(by_ns))
+    }
+
+    /// Shifts each of these times.
+    pub fn shift_all<'a>(times: impl IntoIterator<Item = &'a mut Self>, by_ns: i64) {
+        times.into_iter().for_each(|time| *time = time.shifted(by_ns));
+    }
+
     /// Signed difference in seconds, negative when this is before `other`.
     pub fn signed_s_since(self, other: Self) -> f64 {
         self.0.saturating_sub(other.0) as f64 / 1e9

@@ -339,6 +339,16 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.foreign.shift(by_ns);
+        self.own.shift(by_ns);
+        let ranks = self.last_work.values_mut().chain(self.last_idle.values_mut()).chain(&mut self.ranks_at);
+        let health = self.health.last.iter_mut().map(|last| &mut last.0);
+        let folders = self.folders.iter_mut().map(|folder| &mut folder.at);
+        Time::shift_all(ranks.chain(health).chain(folders).chain(&mut self.unanswered), by_ns);
+    }
+
     /// A rank was seen with or without work.
     pub fn rank_seen(&mut self, rank: Rank, has_work: bool, at: Time) {
         self.ranks_at = self.ranks_at.max(Some(at));

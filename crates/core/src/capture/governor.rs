@@ -168,7 +168,7 @@ impl ClockJump {
 
     /// The stamp by the clock as it is now.
     pub const fn moved(&self, at: Time) -> Time {
-        Time::from_nanos(at.nanos().saturating_add(self.by_ns))
+        at.shifted(self.by_ns)
     }
 }
 

@@ -150,6 +150,11 @@ impl ForeignWindows {
         self.open.remove(&rank);
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.open.values_mut().map(|open| &mut open.0).chain(&mut self.last), by_ns);
+    }
+
     /// The server has ended, and these windows with it.
     pub fn forget_open(&mut self) {
         self.open.clear();
@@ -196,6 +201,13 @@ impl OwnWindow {
 }
 
 impl OwnLines {
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        for window in &mut self.windows {
+            Time::shift_all(window.ended.iter_mut().chain([&mut window.opened]), by_ns);
+        }
+    }
+
     const KEPT: usize = 8;
     /// Stamps of a log may be whole seconds.
     const LAG: Duration = Duration::from_secs(2);

@@ -375,6 +375,11 @@ impl SettlingTime {
         self.until = Some(at + Self::SETTLE);
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.closing.iter_mut().chain(&mut self.until).chain([&mut self.from]), by_ns);
+    }
+
     /// Whether a sample of that time may begin or extend a firing and enter a baseline.
     pub fn trusts(&self, at: Time) -> bool {
         at < self.from || self.until.is_some_and(|until| at >= until)

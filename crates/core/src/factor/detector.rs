@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 mod follow;
 mod listen;
+mod shifted;
 mod troubles;
 
 pub use self::troubles::{Closed, Open};

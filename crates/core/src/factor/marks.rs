@@ -61,6 +61,11 @@ impl Firings {
         self.0.push(firing);
     }
 
+    /// They were by a clock that says `by_s` seconds more.
+    pub fn shift(&mut self, by_s: f64) {
+        self.0.iter_mut().for_each(|firing| firing.at += by_s);
+    }
+
     /// The one that a rule told at `told`.
     pub fn told_at(&mut self, told: f64) -> Option<&mut Firing> {
         let is_it = |f: &&mut Firing| (-1.0..=TOLD_WITHIN).contains(&(told - f.at));

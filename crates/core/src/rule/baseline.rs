@@ -43,6 +43,11 @@ impl Baseline {
         self.mean += weight * (value - self.mean);
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(&mut self.last, by_ns);
+    }
+
     /// Whether `value` is beyond `factor` times the usual; `None` while too little was seen.
     pub fn is_exceeded(&self, value: f64, factor: f64, direction: Direction) -> Option<bool> {
         (self.seen_s >= WARM.as_secs_f64()).then(|| match direction {

@@ -325,6 +325,12 @@ impl ConditionMemory {
         has_lasted(&mut self.since[index], holds, hold, self.now)
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.since.iter_mut().flatten().chain([&mut self.now]), by_ns);
+        self.baselines.iter_mut().for_each(|baseline| baseline.shift(by_ns));
+    }
+
     /// Keeps what an evaluation found of a condition.
     pub fn note(&mut self, index: usize, results: ConditionResult) {
         match self.results.get_mut(index) {

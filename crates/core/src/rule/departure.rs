@@ -159,6 +159,14 @@ impl Departure {
         true
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.bins.iter_mut().for_each(|bin| bin.shift(by_ns));
+        self.history.shift(by_ns);
+        Time::shift_all(self.times.iter_mut().flatten(), by_ns);
+        Time::shift_all(self.closed.iter_mut().chain([&mut self.changed]), by_ns);
+    }
+
     /// The farthest departure as of the last tick; `None` while too little has been seen.
     pub fn evidence(&self) -> Option<&Evidence> {
         self.evidence.as_ref().filter(|_| self.is_warm())

@@ -45,6 +45,12 @@ pub(super) struct GroupDetector {
 }
 
 impl GroupDetector {
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.departure.shift(by_ns);
+        Time::shift_all(self.works.iter_mut().map(|work| &mut work.at), by_ns);
+    }
+
     /// Takes in the frames as of `now`. What they show becomes usual only if it `may_learn`.
     pub fn observe(&mut self, inputs: DetectorInputs, frames: &[Frame], now: Time, may_learn: bool) {
         let load = &frames[inputs.load];

@@ -162,6 +162,18 @@ impl Engine {
         self.factors.server_is(server, limit, is_another, now);
     }
 
+    /// The clock was set by so many nanoseconds: all that is remembered is as long ago as before.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.factors.shift(by_ns);
+        for entry in &mut self.entries {
+            entry.loaded_at = entry.loaded_at.shifted(by_ns);
+            entry.groups.iter_mut().for_each(|group| group.shift(by_ns));
+            Time::shift_all(entry.quick_checks.iter_mut().filter_map(|q| q.evaluated.as_mut()), by_ns);
+        }
+        let times = [&mut self.first_sample, &mut self.last_tick, &mut self.due];
+        Time::shift_all(times.into_iter().flatten(), by_ns);
+    }
+
     /// What was learned of the factors of every server, to be kept over a restart.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
         self.factors.baselines(now)

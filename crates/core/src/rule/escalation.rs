@@ -81,6 +81,14 @@ impl EscalationWatch {
         (self.mark, self.not_before, self.since) = (self.attempt, Some(not_before), None);
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(
+            [&mut self.settling, &mut self.not_before, &mut self.since].into_iter().flatten(),
+            by_ns,
+        );
+    }
+
     /// From how bad on it is reported, in multiples of the bound.
     pub fn threshold(&self) -> f64 {
         self.mark * self.by

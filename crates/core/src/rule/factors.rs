@@ -79,6 +79,14 @@ pub struct Baseline {
     pub known: factor::Saved,
 }
 
+impl Baseline {
+    /// The same by a clock that was set by so many nanoseconds.
+    fn shifted(self, by_ns: i64) -> Self {
+        let known = self.known.shifted(by_ns as f64 / SECOND_NS as f64);
+        Self { at: self.at.shifted(by_ns), known, ..self }
+    }
+}
+
 /// What is older than this is no longer taken to be usual.
 const OLDEST_BASELINE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -89,6 +97,9 @@ pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Factors {
     false_alarms_per_day: f64,
+    /// By how many nanoseconds the clock was set since the beginning. The detectors never see that: all times within are
+    /// by a clock that nobody sets, and those that come in and go out here are not.
+    set_by_ns: i64,
     servers: BTreeMap<Arc<str>, Box<Server>>,
     /// What an agent before this one learned of servers that have not come back yet.
     remembered: BTreeMap<Arc<str>, Box<Baseline>>,
@@ -154,7 +165,9 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct DetectorFindings<'a> {
     ranks: &'a [u16],
-    /// The trouble under way.
+    /// By how many seconds the clock is ahead of the detector's times.
+    ahead_s: f64,
+    /// The trouble under way, by the detector's times.
     pub trouble: Option<&'a factor::Incident>,
     /// What is nearest to its bound.
     pub nearest: Option<Nearest>,
@@ -236,11 +249,27 @@ impl Factors {
     pub fn new(false_alarms_per_day: f64) -> Self {
         Self {
             false_alarms_per_day,
+            set_by_ns: 0,
             servers: BTreeMap::new(),
             remembered: BTreeMap::new(),
             holds_lines: false,
             stepped: None,
         }
+    }
+
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.set_by_ns = self.set_by_ns.saturating_add(by_ns);
+    }
+
+    /// A time by the clock that nobody sets.
+    const fn steady(&self, at: Time) -> Time {
+        at.shifted(self.set_by_ns.saturating_neg())
+    }
+
+    /// By how many seconds the clock is ahead of that one.
+    fn ahead_s(&self) -> f64 {
+        self.set_by_ns as f64 / SECOND_NS as f64
     }
 
     /// Takes in the numbers of one rank, read at `at`.
@@ -249,12 +278,13 @@ impl Factors {
         let per_day = self.false_alarms_per_day;
         let numbers = Numbers::of(report, fields);
         let is_line = matches!(report, Report::Prefill | Report::Decode | Report::Retraction(_));
+        let (is_at_second, at) = (at.nanos() % SECOND_NS == 0, self.steady(at));
         let mut take = |state: &mut Server| {
             if state.limit.is_some_and(|limit| dp >= limit) {
                 return;
             }
             state.advance(at, per_day);
-            if is_line && state.bears_whole_seconds(at) {
+            if is_line && state.bears_whole_seconds(is_at_second) {
                 self.holds_lines = true;
                 return state.second.push(Line { at, dp, rank, numbers });
             }
@@ -272,7 +302,7 @@ impl Factors {
     /// A server says what it is: so many DP ranks, where it tells, and with `is_another` another instance
     /// than before. Nothing that was under way with the one before, or with ranks that are gone, goes on.
     pub fn server_is(&mut self, server: &Arc<str>, limit: Option<u16>, is_another: bool, now: Time) {
-        let per_day = self.false_alarms_per_day;
+        let (per_day, now) = (self.false_alarms_per_day, self.steady(now));
         if let Some(state) = self.servers.get_mut(server) {
             return state.is(limit, is_another, now.epoch_s(), per_day);
         }
@@ -282,6 +312,7 @@ impl Factors {
 
     /// What was learned of every server so far.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
+        let now = self.steady(now);
         let learned = self.servers.iter().filter_map(|(target, server)| server.baseline(target, now));
         // A server that did not come back yet is not forgotten; one that came back with other ranks is learned anew.
         let mut remembered: Vec<&Baseline> = self
@@ -292,29 +323,33 @@ impl Factors {
             .chain(self.remembered.values().map(|b| &**b))
             .collect();
         remembered.sort_by(|a, b| a.target.cmp(&b.target));
-        learned.chain(remembered.into_iter().cloned()).collect()
+        let all = learned.chain(remembered.into_iter().cloned());
+        all.map(|baseline| baseline.shifted(self.set_by_ns)).collect()
     }
 
     /// What was learned of a server so far.
     pub fn baseline_of(&self, server: &str, now: Time) -> Option<Baseline> {
         let (target, server) = self.servers.get_key_value(server)?;
-        server.baseline(target, now)
+        Some(server.baseline(target, self.steady(now))?.shifted(self.set_by_ns))
     }
 
     /// Remembers what an agent before this one learned, unless it is too old.
     pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
         let fresh = baselines.into_iter().filter(|b| now.since(b.at) <= OLDEST_BASELINE);
-        self.remembered = fresh.map(|b| (b.target.clone(), Box::new(b))).collect();
+        let steady = fresh.map(|baseline| baseline.shifted(self.set_by_ns.saturating_neg()));
+        self.remembered = steady.map(|b| (b.target.clone(), Box::new(b))).collect();
     }
 
     /// A person says what the firing was worth that was told of `server` at `told`; what that taught.
     pub fn mark(&mut self, server: &str, told: Time, mark: Mark, now: Time) -> Option<MarkEffect> {
-        self.servers.get_mut(server)?.detector.as_mut()?.mark(told.epoch_s(), mark, now.epoch_s())
+        let [told, now] = [told, now].map(|time| self.steady(time).epoch_s());
+        self.servers.get_mut(server)?.detector.as_mut()?.mark(told, mark, now)
     }
 
     /// Looks at every second that is over at `now`. Seconds are over for all servers at once: between two
     /// of those moments no server is visited.
     pub fn step(&mut self, now: Time) {
+        let now = self.steady(now);
         let moment = moment_of(now.epoch_s());
         if self.stepped == Some(moment) && !self.holds_lines {
             return;
@@ -330,7 +365,8 @@ impl Factors {
     /// How the DP ranks of a server get on with their work; none where only one is known.
     pub fn progress(&self, server: &str, now: Time) -> Vec<(u16, Progress)> {
         let Some(server) = self.servers.get(server) else { return Vec::new() };
-        let progress = server.detector.iter().flat_map(|detector| detector.progress(now.epoch_s()));
+        let now = self.steady(now).epoch_s();
+        let progress = server.detector.iter().flat_map(|detector| detector.progress(now));
         server.ranks.iter().copied().zip(progress).collect()
     }
 
@@ -345,7 +381,9 @@ impl Factors {
     pub fn standing(&self, server: &str) -> Option<Option<(factor::Uneven, &[u16])>> {
         let server = self.servers.get(server)?;
         let uneven = server.detector.as_ref()?.standing()?;
-        Some(uneven.map(|uneven| (uneven, &server.ranks[..])))
+        let by_the_clock =
+            |uneven: factor::Uneven| factor::Uneven { since: uneven.since + self.ahead_s(), ..uneven };
+        Some(uneven.map(|uneven| (by_the_clock(uneven), &server.ranks[..])))
     }
 
     /// What is held against the ranks of a server.
@@ -354,6 +392,7 @@ impl Factors {
         let detector = server.detector.as_ref()?;
         Some(DetectorFindings {
             ranks: &server.ranks,
+            ahead_s: self.ahead_s(),
             trouble: detector.open(),
             nearest: detector.nearest(),
             is_calming: detector.is_calming(),
@@ -373,10 +412,10 @@ impl Server {
         detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
     }
 
-    /// Whether a line of `at` is of a log that stamps whole seconds. One that tells when its lines came has a line at
+    /// Whether a line is of a log that stamps whole seconds. One that tells when its lines came has a line at
     /// a full second now and then, which must not wait: what comes after it would be read before it.
-    fn bears_whole_seconds(&mut self, at: Time) -> bool {
-        if at.nanos() % SECOND_NS != 0 {
+    fn bears_whole_seconds(&mut self, is_at_second: bool) -> bool {
+        if !is_at_second {
             self.on_the_second = Some(0);
             return false;
         }
@@ -577,7 +616,7 @@ impl DetectorFindings<'_> {
     pub fn describe(&self, finding: &mut Finding) {
         let Some(trouble) = self.trouble else { return };
         if let Some(onset) = trouble.onset {
-            finding.onset = Time::from_epoch_s(onset.at);
+            finding.onset = Time::from_epoch_s(onset.at + self.ahead_s);
             finding.onset_error_s = onset.error;
         }
         self.update(finding);
@@ -590,7 +629,7 @@ impl DetectorFindings<'_> {
         let others = trouble.ranks.iter().map(|r| labels(*r)).filter(|l| *l != finding.rank);
         finding.also = others.collect();
         let symptom = |s: &factor::Symptom| Symptom {
-            at: Time::from_epoch_s(s.seen),
+            at: Time::from_epoch_s(s.seen + self.ahead_s),
             rank: labels(s.rank),
             factor: s.factor.word().into(),
             side: side_of(s.side),

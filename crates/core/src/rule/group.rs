@@ -105,6 +105,19 @@ impl Group {
         }
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.state.shift(by_ns);
+        self.memory.shift(by_ns);
+        self.detector.iter_mut().for_each(|detector| detector.shift(by_ns));
+        self.escalation.iter_mut().for_each(|watch| watch.shift(by_ns));
+        Time::shift_all(self.clear_since.iter_mut().chain([&mut self.first_seen]), by_ns);
+        // One that never fired has none.
+        if self.last_cleared != Time::default() {
+            self.last_cleared = self.last_cleared.shifted(by_ns);
+        }
+    }
+
     /// The server that it is on, where it is on one.
     pub fn target(&self) -> Option<&Arc<str>> {
         match self.labels.get("target")? {

@@ -236,6 +236,19 @@ impl GroupState {
         if is_opposite && firing.blame.member == *other { (other, firing.blame.side) } else { (member, side) }
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        match self {
+            Self::Idle { rearmed_at: at } | Self::Pending { since: at } => *at = at.shifted(by_ns),
+            Self::Firing(firing) | Self::Unknown { interrupted: Some(firing) } => {
+                let Firing { fired_at, since, newest, clear_since, other, .. } = firing;
+                let other = other.iter_mut().map(|other| &mut other.1);
+                Time::shift_all(other.chain(clear_since).chain([fired_at, since, newest]), by_ns);
+            }
+            Self::Warming | Self::Unknown { interrupted: None } | Self::Inert => {}
+        }
+    }
+
     /// Takes the result of one evaluation.
     pub fn step(&mut self, input: Input<'_>, holds: Holds, now: Time) -> Step {
         let before = self.rule_state();

@@ -127,6 +127,22 @@ impl Observation {
         }
     }
 
+    /// It arrived at `now` at the latest: one that was read before the clock was set back bears a time to come, up to which
+    /// whatever takes it in would listen to nothing.
+    pub fn came_by(&mut self, now: Time) {
+        let at = match self {
+            Self::Lines { arrival: Arrival::Live(at) | Arrival::Backlog(at), .. } => at,
+            Self::Lines { arrival: Arrival::Recorded, .. } => return,
+            Self::Page { at, .. }
+            | Self::ReadPage { at, .. }
+            | Self::Loads { at, .. }
+            | Self::Samples { at, .. }
+            | Self::Host { at, .. }
+            | Self::State { at, .. } => at,
+        };
+        *at = (*at).min(now);
+    }
+
     /// When it arrived; `None` for recorded lines, whose own time is in each of them.
     pub fn at(&self) -> Option<Time> {
         match self {

@@ -250,6 +250,13 @@ impl SignalStore {
         }
     }
 
+    /// The clock was set by so many nanoseconds: what is kept was measured as long ago as before.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.slots.iter_mut().for_each(|slot| slot.shift(by_ns));
+        self.series.iter_mut().for_each(|series| series.shift(by_ns));
+        self.views.iter_mut().flat_map(|view| &mut view.groups).for_each(|group| group.framed = None);
+    }
+
     /// Which groups got a new sample since the last call, each once, in a fixed order.
     pub fn take_touched(&mut self, into: &mut Vec<(ViewId, GroupId)>) {
         self.reads += 1;

@@ -9,7 +9,7 @@ use super::incidents::{ActiveIncident, Incidents};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
-use crate::capture::governor::Ledger;
+use crate::capture::governor::{ClockJump, Ledger};
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
 use crate::capture::window::SettlingTime;
@@ -264,6 +264,21 @@ impl Core {
             self.changed(store, change, now, out);
         }
         self.changes = changes;
+    }
+
+    /// The wall clock was set. Everything that is waited for goes on as if nobody had, and all that is remembered is as
+    /// long ago as before; what people were told, and until when they silenced something, keeps its times.
+    pub(super) fn clock_was_set(&mut self, store: &mut SignalStore, jump: ClockJump) {
+        let by_ns = jump.by_ns;
+        self.ledger.clock_was_set(jump);
+        store.shift(by_ns);
+        self.engine.shift(by_ns);
+        self.incidents.shift(by_ns);
+        self.servers.iter_mut().for_each(|server| server.shift(by_ns));
+        let looks = self.looks.values_mut().map(|(fired, _)| fired);
+        Time::shift_all(self.deferred.values_mut().chain(looks), by_ns);
+        let Self { now, evaluated_at, followed_at, compared_at, swept, .. } = self;
+        Time::shift_all([now, evaluated_at, followed_at, compared_at, swept], by_ns);
     }
 
     pub(super) fn server_fact(

@@ -364,6 +364,14 @@ impl Incidents {
         self.firing.iter().filter(|((name, ..), _)| **name == *rule).map(|(_, id)| id.clone()).collect()
     }
 
+    /// The clock was set by so many nanoseconds. What people were told keeps its times.
+    pub fn shift(&mut self, by_ns: i64) {
+        for active in self.active.values_mut() {
+            active.messages.shift(by_ns);
+            Time::shift_all(&mut active.taken_up, by_ns);
+        }
+    }
+
     /// Those whose result has waited long enough for a verdict.
     pub fn with_due_results(&self, now: Time) -> Vec<Arc<str>> {
         let due = self.active.iter().filter(|(_, active)| active.messages.is_due(now));

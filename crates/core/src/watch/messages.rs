@@ -29,6 +29,11 @@ impl MessageProgress {
         Self { has_begun, is_told, awaited: None }
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub(super) fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(&mut self.awaited, by_ns);
+    }
+
     /// Whether its beginning was told.
     pub(super) const fn has_begun(&self) -> bool {
         self.has_begun

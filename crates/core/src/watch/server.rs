@@ -44,6 +44,14 @@ impl Server {
         Self { name, group, facts, instance: None, window: None, distrust: None, died: None, was_lost: false }
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.facts.shift(by_ns);
+        self.distrust.iter_mut().for_each(|distrust| distrust.shift(by_ns));
+        let window = self.window.iter_mut().map(|window| &mut window.since);
+        Time::shift_all(window.chain(&mut self.died), by_ns);
+    }
+
     /// Something was learned of it. Returns by what it shows to be another instance than before.
     pub fn learn(&mut self, fact: ServerFact, now: Time) -> Option<String> {
         match fact {

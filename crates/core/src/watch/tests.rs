@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::capture::captured::{Captured, CapturedFile, Quality};
+use crate::capture::governor::ClockJump;
 use crate::capture::{CaptureSpec, HttpWindow, Limits};
 use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
@@ -94,6 +95,11 @@ const USUAL: Second = Second { requests: 8, tokens: 300, running: 20, report_s: 
 
 /// The log of the first `to` seconds, each with its lines: `of` says what a rank does in each.
 fn log(to: u32, of: &dyn Fn(u32, u32) -> Second) -> Vec<Vec<u8>> {
+    log_from(START, to, of)
+}
+
+/// The same of a log whose clock says `start` at its first second.
+fn log_from(start: f64, to: u32, of: &dyn Fn(u32, u32) -> Second) -> Vec<Vec<u8>> {
     let mut lines = Vec::new();
     for rank in 0..4_u32 {
         for s in 0..to {
@@ -118,7 +124,7 @@ fn log(to: u32, of: &dyn Fn(u32, u32) -> Second) -> Vec<Vec<u8>> {
     for (at, line) in lines {
         let (minute, second) = (at as u32 / 60, at as u32 % 60);
         let text = &mut seconds[at as usize];
-        writeln!(text, "{:.4}\t[2026-11-24 00:{minute:02}:{second:02} {line}", START + at).expect("a string");
+        writeln!(text, "{:.4}\t[2026-11-24 00:{minute:02}:{second:02} {line}", start + at).expect("a string");
     }
     seconds.into_iter().map(String::into_bytes).collect()
 }
@@ -698,4 +704,83 @@ fn a_server_that_stays_dead_is_not_forgotten_for_newer_incidents() {
     let known = incidents.newest_first().count();
     assert!((100..110).contains(&known), "{known}");
     assert_eq!(incidents.resolve_deaths("server0", Time::from_epoch_s(START + 400.0)).len(), 1);
+}
+
+/// Plays `to` seconds live. The clock is set by `by_s` seconds after as many as `set` says.
+fn told_live(rules: Vec<Rule>, to: u32, set: Option<(u32, f64)>, of: &dyn Fn(u32, u32) -> Second) -> Told {
+    let begins = Time::from_epoch_s(START);
+    let mut watch = Watch::new(Setup { mode: Mode::Live, ..setup(rules) }, begins);
+    let mut told = Told::default();
+    let by_s = |s: u32| set.filter(|set| s >= set.0).map_or(0.0, |set| set.1);
+    let [before, after] = [0.0, set.map_or(0.0, |set| set.1)].map(|by_s| log_from(START + by_s, to, of));
+    for s in 0..to {
+        let mut effects = Vec::new();
+        let now = |tick: f64| Time::from_epoch_s(START + f64::from(s) + by_s(s) + tick);
+        if let Some((_, by_s)) = set.filter(|set| s == set.0) {
+            let before = Time::from_epoch_s(START + f64::from(s));
+            let jump = ClockJump { before, by_ns: (by_s * 1e9) as i64, started: begins };
+            watch.handle(Event::ClockSet(jump), now(0.0), &mut effects);
+        }
+        let (target, source) = (TargetId(0), SourceId(0));
+        if s == 300 {
+            // Read before the clock was set, and taken in after it.
+            let arrival = Arrival::Live(Time::from_epoch_s(START + f64::from(s)));
+            let lines = b"[2026-11-24 00:04:59 DP0] Decode batch, #running-req: 20, #queue-req: 0\n".to_vec();
+            watch.handle(
+                Event::Observed(Observation::Lines { target, source, lines, arrival }),
+                now(0.0),
+                &mut effects,
+            );
+        }
+        for tick in [0.25, 0.5, 0.75] {
+            watch.handle(Event::Tick, now(tick), &mut effects);
+        }
+        let lines = if by_s(s) == 0.0 { &before } else { &after }[s as usize].clone();
+        let lines = Observation::Lines { target, source, lines, arrival: Arrival::Recorded };
+        watch.handle(Event::Observed(lines), now(1.0), &mut effects);
+        watch.handle(Event::Tick, now(1.0), &mut effects);
+        told.take(f64::from(s + 1), effects);
+    }
+    told
+}
+
+#[test]
+fn a_clock_that_is_set_changes_nothing_of_what_is_found_and_when() {
+    let hangs = Second { requests: 0, report_s: 1e4, ..USUAL };
+    let of = |s: u32, rank: u32| match rank {
+        2 if within(s, 320, 360) => Second { requests: 26, running: 60, ..USUAL },
+        _ if within(s, 320, 360) => Second { requests: 2, running: 8, ..USUAL },
+        1 if s >= 400 => hangs,
+        _ => USUAL,
+    };
+    let of_all = |rule: Rule| {
+        let factors = Factor::ALL.into_iter().fold(FactorSet::NONE, FactorSet::with);
+        let condition = Condition { factors, ..rule.trigger.conditions[0].clone() };
+        let trigger = RuleTrigger { conditions: vec![condition], ..rule.trigger.clone() };
+        Rule { clear: RuleTrigger { hold: Duration::from_secs(5), ..trigger.clone() }, trigger, ..rule }
+    };
+    let rules = || vec![of_all(of_factors()), of_levels(false)];
+    let told = |set: Option<(u32, f64)>| {
+        let told = told_live(rules(), 440, set, &of);
+        let ahead = |s: f64| set.filter(|set| s >= f64::from(set.0)).map_or(0.0, |set| set.1);
+        let line = |(s, update, incident): &(f64, Update, Incident)| {
+            let Finding { rank, onset, .. } = &incident.finding;
+            let onset = match update {
+                Update::Fired => (onset.epoch_s() - START - ahead(*s)).round(),
+                _ => 0.0,
+            };
+            format!("{s} {update:?} {} {rank} {onset}", incident.rule)
+        };
+        told.messages.iter().map(line).collect::<Vec<_>>()
+    };
+    let undisturbed = told(None);
+    for needed in ["Fired dp-load-skew dp_rank=2", "Fired running-skew", "Fired dp-load-skew dp_rank=1"] {
+        assert!(undisturbed.iter().any(|line| line.contains(needed)), "{needed}: {undisturbed:#?}");
+    }
+    // Before all troubles, and in the first.
+    for at in [300, 330] {
+        for by_s in [-3600.0, 3600.0, -40.25] {
+            assert_eq!(told(Some((at, by_s))), undisturbed, "set by {by_s} s after {at} s");
+        }
+    }
 }

@@ -49,6 +49,11 @@ impl History {
         self.ticks.push_back((now, members));
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.ticks.iter_mut().map(|tick| &mut tick.0), by_ns);
+    }
+
     /// When `member` was measured, oldest first.
     pub fn times(&self, member: usize) -> impl Iterator<Item = Time> {
         self.measured(member).map(|(end, kept)| end - Duration::from_secs_f32(kept.age_s.unwrap_or(0.0)))

@@ -240,3 +240,19 @@ fn what_goes_on_climbing_far_beyond_all_that_was_seen_is_not_over() {
         assert!(now.value > 5.0 && now.member == 5, "{value} {now:?}");
     }
 }
+
+#[test]
+fn a_clock_that_is_set_changes_nothing() {
+    let found_after = |by_ns: i64| {
+        let mut servers = Servers::new(4);
+        servers.normal(200);
+        servers.departure.shift(by_ns);
+        servers.now = servers.now.shifted(by_ns);
+        let found = servers.until_found(|m| if m == 1 { 9.0 } else { 2.4 }, |_| 40.0);
+        let (s, evidence) = found.expect("it departs");
+        let onset = servers.departure.onset(&evidence, Time::from_nanos(i64::MIN));
+        (s, evidence.member, onset.map(|onset| (onset.at.nanos() - by_ns) / 1_000_000))
+    };
+    let hour_ns = 3_600_000_000_000;
+    assert_eq!([-hour_ns, hour_ns].map(found_after), [found_after(0); 2]);
+}

@@ -40,6 +40,11 @@ impl Bin {
         is_new
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all([&mut self.at, &mut self.first, &mut self.last.at], by_ns);
+    }
+
     /// Begins the next tick.
     pub fn empty(&mut self) {
         *self = Self { at: self.at, last: self.last, ..Self::default() };

@@ -255,6 +255,7 @@ fn an_idle_rule_shows_no_number_of_a_factor_that_it_does_not_watch() {
     let (factor, side) = (Factor::Share, factor::Side::High);
     let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
     let told = DetectorFindings {
+        ahead_s: 0.0,
         ranks: &[0, 1],
         trouble: None,
         nearest: Some(nearest),

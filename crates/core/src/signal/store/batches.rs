@@ -49,6 +49,11 @@ impl Batches {
             (catalog::PREFILL_CACHE_TOKENS, self.cached),
         ])
     }
+
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(&mut self.told, by_ns);
+    }
 }
 
 #[cfg(test)]

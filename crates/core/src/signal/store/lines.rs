@@ -31,6 +31,11 @@ impl Lines {
         }
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.kept.iter_mut().map(|kept| &mut kept.0).chain([&mut self.next]), by_ns);
+    }
+
     fn keep(&mut self, at: Time, line: &[u8]) {
         self.next = at + APART;
         // The newest takes the memory of the oldest.

@@ -96,6 +96,14 @@ impl Ring {
         self.kept.push_back(closed);
     }
 
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        Time::shift_all(self.kept.iter_mut().map(|kept| &mut kept.0).chain([&mut self.since]), by_ns);
+        if let Some(open) = &mut self.open {
+            Time::shift_all([&mut open.began, &mut open.at], by_ns);
+        }
+    }
+
     /// What it kept at or after `since`, oldest first.
     pub fn iter_since(&self, since: Time) -> impl Iterator<Item = (Time, f64)> + '_ {
         let start = self.kept.partition_point(|k| k.0 < since);

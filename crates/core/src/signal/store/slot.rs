@@ -61,6 +61,15 @@ pub struct Slot {
 /// In [`Slot::series`]: no such series.
 pub const NONE: u32 = u32::MAX;
 
+impl Slot {
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.lines.shift(by_ns);
+        self.batches.shift(by_ns);
+        Time::shift_all(self.expected_since.iter_mut().chain(&mut self.cadence.last_report), by_ns);
+    }
+}
+
 /// How often a rank reports. A rank that starves prints nothing at all, so its silence must be
 /// distinguished from the pause between two reports: that needs its usual gap.
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +200,16 @@ impl Series {
     /// A series without a value.
     pub fn new(slot: u32, signal: Signal, measure: Measure) -> Self {
         Self { slot, signal, measure, ring: Ring::default(), groups: Vec::new(), announced: 0 }
+    }
+
+    /// The clock was set by so many nanoseconds.
+    pub fn shift(&mut self, by_ns: i64) {
+        self.ring.shift(by_ns);
+        match &mut self.measure {
+            Measure::Gauge => {}
+            Measure::Counter(rate) => Time::shift_all(rate.last.iter_mut().map(|last| &mut last.0), by_ns),
+            Measure::LoggedThroughput(before) => Time::shift_all(before, by_ns),
+        }
     }
 
     /// The latest value and the time for which it was true.
