@@ -350,7 +350,7 @@ impl Intake {
             }
         }
         self.counts.bad += reader.unreadable() - unreadable;
-        if let (Arrival::Live(at), true) = (arrival, reader.disagrees() != disagreed) {
+        if let (Arrival::Live(at) | Arrival::Backlog(at), true) = (arrival, reader.disagrees() != disagreed) {
             let disagreement = reader.disagreement();
             step(store, at, IntakeStep::Stamps { target, source, disagreement });
         }

@@ -65,14 +65,18 @@ impl Clock {
     }
 
     /// When a line was written: its arrival when it is plausible that it arrived at once, else its
-    /// stamp. A `backlog` (a file read from its beginning) always counts as old.
+    /// stamp. A `backlog` (a file read from its beginning) always counts as old, and never as newer than its arrival.
     pub fn written_at(&mut self, stamp: Option<Stamp<'_>>, arrival: Time, backlog: bool) -> Time {
         let Some(stamp) = stamp else { return arrival };
         let Some(stamped) = self.instant(stamp, Some(arrival)) else { return arrival };
-        if backlog {
-            return stamped;
-        }
         let off = arrival.signed_s_since(stamped);
+        if backlog {
+            // It cannot be from a time to come, up to which nothing that is written later would be listened to.
+            if off < -TOLERATED.as_secs_f64() {
+                self.offset_s = Some(off.round() as i64);
+            }
+            return stamped.min(arrival);
+        }
         if off.abs() > TOLERATED.as_secs_f64() {
             self.offset_s = Some(off.round() as i64);
             return arrival;
@@ -82,8 +86,8 @@ impl Clock {
         if prompt && stamp.millis.is_none() { arrival } else { stamped.min(arrival) }
     }
 
-    /// By how much the stamps of live lines differ from their arrival, when that is more than can be right: the zone is
-    /// wrong, or a clock is. `its lines are stamped 1 h before they arrive: ...`.
+    /// By how much the stamps of lines differ from their arrival, when that is more than can be right: the zone is
+    /// wrong, or a clock is. A backlog shows it where it is from a time to come. `its lines are stamped 1 h before they arrive: ...`.
     pub fn disagreement(&self) -> Option<String> {
         let off = self.offset_s?;
         let minutes = (off.unsigned_abs() + 30) / 60;
@@ -193,5 +197,22 @@ mod tests {
         utc.written_at(line, at(1_795_492_086.7), false);
         assert_eq!(utc.disagreement(), None);
         assert_eq!(utc.written_at(None, at(5.0), false), at(5.0));
+    }
+
+    #[test]
+    fn a_backlog_was_written_before_it_is_read_whatever_its_zone() {
+        let mut new_york = Clock::new(TimeZone::get("America/New_York").expect("bundled"));
+        let (line, arrival) = (Some(stamp("2026-11-24 03:48:06")), Time::from_epoch_s(1_795_492_086.7));
+        assert_eq!(new_york.written_at(line, arrival, true), arrival, "it is stamped five hours ahead");
+        let disagreement = new_york.disagreement().expect("it was seen");
+        assert!(
+            disagreement.starts_with("its lines are stamped 5 h after they arrive: is `zone`"),
+            "{disagreement}"
+        );
+        // A clock that is a moment ahead is no other zone.
+        let mut utc = Clock::new(TimeZone::UTC);
+        let just_before = Time::from_epoch_s(1_795_492_085.0);
+        assert_eq!(utc.written_at(line, just_before, true), just_before);
+        assert_eq!(utc.disagreement(), None);
     }
 }
