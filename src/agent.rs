@@ -341,7 +341,7 @@ impl Agent {
                 _ = keep_learned.tick() => self.save_what_goes_on(),
                 Some(item) = inputs.inbox.recv() => self.take(item, effects),
                 // Last: a log that never ends must not keep the rest from its turn.
-                Some(seen) = inputs.sees.recv() => self.observed(&seen, effects),
+                Some(seen) = inputs.sees.recv() => self.observed(seen, effects),
             }
             self.carry_out(effects);
             self.immediate.set(self.is_immediate());
@@ -379,9 +379,10 @@ impl Agent {
     }
 
     /// A source saw something, which is evaluated together. Its bytes count until it is taken in.
-    fn observed(&mut self, seen: &ObservationBatch, effects: &mut Vec<Effect>) {
+    fn observed(&mut self, mut seen: ObservationBatch, effects: &mut Vec<Effect>) {
         seen.observations.iter().for_each(|seen| self.lose_unanswering(seen, effects));
         let now = self.clock.now();
+        seen.observations.iter_mut().for_each(|seen| seen.came_by(now));
         self.effort.count(Stage::Parse, || {
             seen.observations.iter().for_each(|seen| self.watch.read(seen, effects));
         });

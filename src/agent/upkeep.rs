@@ -208,7 +208,7 @@ impl Agent {
                 () = tokio::time::sleep_until(limit) => break,
                 Some(item) = inbox.recv() => self.take(item, &mut effects),
                 // The log says when a window is closed.
-                Some(seen) = sees.recv() => self.observed(&seen, &mut effects),
+                Some(seen) = sees.recv() => self.observed(seen, &mut effects),
             }
             self.carry_out(&mut effects);
         }

@@ -118,6 +118,8 @@ struct Server {
     speakers: BTreeMap<(Kind, u16), Rank>,
     /// When a rank last published its loads: by the server's clock, and by ours.
     published: BTreeMap<u16, (f64, f64)>,
+    /// What each rank had counted when it was read last, by each kind of source.
+    counters: BTreeMap<(Kind, u16), Counters>,
     detector: Option<Box<Detector>>,
     /// Whether its log tells of prefills: one that does not is read as if its lines were polls.
     has_prefills: bool,
@@ -459,6 +461,15 @@ impl Server {
         } else if rank != *speaker {
             return;
         }
+        if let Numbers::Levels(kind, _, counters, _) = *numbers {
+            let before = self.counters.insert((kind, dp), counters);
+            if before.is_some_and(|before| begins_anew(&before, &counters)) {
+                // Engines that do not say which instance they are (vLLM, TensorRT-LLM) are known by that alone.
+                self.is(self.limit, true, at, per_day);
+                self.speakers.insert((kind, dp), rank);
+                self.counters.insert((kind, dp), counters);
+            }
+        }
         let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return };
         if let Some(known) = self.known.take_if(|k| is_new && k.ranks == self.ranks) {
             let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
@@ -529,6 +540,7 @@ impl Server {
         self.ranks.retain(|dp| is_there(*dp));
         self.speakers.clear();
         self.published.clear();
+        self.counters.clear();
         self.second.clear();
         let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
         let before = self.detector.take();
@@ -553,6 +565,25 @@ impl Server {
             detector.step(self.stepped + PATIENCE_S);
         }
     }
+}
+
+/// Whether a rank counts from zero again, as only another process does: nothing has grown, and something is less than half
+/// of what it was.
+fn begins_anew(before: &Counters, now: &Counters) -> bool {
+    let totals = |of: &Counters| {
+        let Counters {
+            admissions,
+            finished,
+            prompt_tokens,
+            cached_tokens,
+            decode_tokens,
+            steps,
+            prefill_steps,
+        } = *of;
+        [admissions, finished, prompt_tokens, cached_tokens, decode_tokens, steps, prefill_steps]
+    };
+    let pairs = || totals(before).into_iter().zip(totals(now)).filter_map(|(before, now)| before.zip(now));
+    pairs().all(|(before, now)| now <= before) && pairs().any(|(before, now)| now < 0.5 * before)
 }
 
 /// A detector that knows nothing of its ranks, in the place of the one `before`.

@@ -69,6 +69,13 @@ pub enum IntakeStep<'a> {
         /// Its version.
         version: &'a str,
     },
+    /// The page of the server says when its process was started.
+    Started {
+        /// Which server.
+        target: TargetId,
+        /// When, in seconds since the epoch, by the server's clock.
+        started: f64,
+    },
     /// A source's problem began, changed or (`None`) ended.
     Problem {
         /// Of which server.
@@ -370,6 +377,9 @@ impl Intake {
         let problem = match read {
             Ok(page) => {
                 self.counts.bad += page.bad as u64;
+                if let Some(started) = metrics.started() {
+                    step(store, at, IntakeStep::Started { target, started });
+                }
                 for (rank, fields) in metrics.ranks() {
                     step(store, at, IntakeStep::Read { target, rank, report: Report::Page, fields });
                 }

@@ -41,6 +41,10 @@ pub const MOST_RANKS: usize = 4096;
 /// The most buckets of expert counts that are read from one page.
 const MOST_BUCKETS: usize = 1 << 16;
 
+/// When the process that serves the page was started, where it says so: SGLang, which says it elsewhere, and servers with
+/// several front ends do not.
+const STARTED: &[u8] = b"process_start_time_seconds";
+
 const EXPERT_BUCKET: &[u8] = b"sglang:eplb_gpu_physical_count_bucket";
 
 /// The numbers of a page, kept from scrape to scrape so that only new ranks allocate.
@@ -72,10 +76,13 @@ struct Numbers {
     ranks: BTreeMap<Rank, Box<Fields>>,
     experts: BTreeMap<(Vec<u8>, u32), f64>,
     role: Option<Role>,
+    started: Option<f64>,
     families: u32,
     /// The metric of the last line, and the signals that it gives.
     last: Vec<u8>,
     wanted: &'static [Wanted],
+    /// Whether the last line was of [`STARTED`].
+    is_start: bool,
     /// Samples whose value is none.
     not_numbers: usize,
     /// Samples that were beyond a bound.
@@ -161,6 +168,11 @@ impl Metrics {
         self.numbers.role
     }
 
+    /// When the server's process was started, in seconds since the epoch by its own clock.
+    pub fn started(&self) -> Option<f64> {
+        self.numbers.started
+    }
+
     /// How many wanted metrics the page had: 0 means that this is not an engine's page.
     pub fn families(&self) -> u32 {
         self.numbers.families
@@ -174,13 +186,16 @@ impl Sink for Numbers {
             self.last.extend_from_slice(name);
             self.wanted = WANTED.get(name).map_or(&[], Vec::as_slice);
             self.families += u32::from(!self.wanted.is_empty());
+            self.is_start = name == STARTED;
         }
-        !self.wanted.is_empty()
+        !self.wanted.is_empty() || self.is_start
     }
 
     fn take(&mut self, sample: &Sample<'_>) {
         if sample.value.is_nan() {
             self.not_numbers += 1;
+        } else if self.is_start {
+            self.started = Some(sample.value);
         } else {
             self.keep(self.wanted, sample);
         }
@@ -196,7 +211,7 @@ impl Numbers {
         self.ranks.values_mut().for_each(|fields| fields.clear());
         self.experts.clear();
         self.last.clear();
-        (self.wanted, self.role) = (&[], None);
+        (self.wanted, self.is_start, self.role, self.started) = (&[], false, None, None);
         (self.families, self.not_numbers, self.beyond) = (0, 0, 0);
     }
 

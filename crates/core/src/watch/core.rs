@@ -9,6 +9,7 @@ use super::incidents::{ActiveIncident, Incidents};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
+use crate::capture::facts::ServerFacts;
 use crate::capture::governor::{ClockJump, Ledger};
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
@@ -137,6 +138,14 @@ impl Core {
                 self.dies(target, printable_bytes(text, LIMIT), at, out);
             }
             IntakeStep::Version { .. } => {}
+            IntakeStep::Started { target, started } => {
+                let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
+                if let Some(why) = server.started(started) {
+                    let limit = server.facts.server.as_ref().and_then(limit_of);
+                    self.engine.server_is(&server.name, limit, true, at);
+                    self.restarted(target, why, at, out);
+                }
+            }
             IntakeStep::Problem { target, source, problem } => {
                 let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
                 let message = match problem {
@@ -292,7 +301,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         let mut limit = None;
         if let ServerFact::Info(info) = &fact {
-            limit = info.engine.reports_its_sizes().then_some(info.sizes.dp);
+            limit = limit_of(info);
             store.note_role(target, info.role);
             store.limit_ranks(target, limit);
             if let Some(dp) = limit {
@@ -306,12 +315,19 @@ impl Core {
             self.engine.server_is(&server.name, limit, another.is_some(), now);
         }
         // A server that is about to end still answers for a moment.
-        let is_back = answers && (std::mem::take(&mut server.was_lost) || another.is_some());
-        if let Some(why) = another {
+        let is_back = answers && std::mem::take(&mut server.was_lost);
+        match another {
+            Some(why) => self.restarted(target, why, now, out),
+            None if is_back => self.lives_again(target, now, out),
+            None => {}
+        }
+    }
+
+    /// A server is proven to be another instance than before.
+    fn restarted(&mut self, target: TargetId, why: String, now: Time, out: &mut Vec<Effect>) {
+        if let Some(server) = self.servers.get(usize::from(target.0)) {
             self.ledger.release(&server.name);
             out.push(Effect::Restarted { target, why });
-        }
-        if is_back {
             self.lives_again(target, now, out);
         }
     }
@@ -374,6 +390,11 @@ impl Core {
             self.is_disturbed = true;
         }
     }
+}
+
+/// How many DP ranks a server has, where that is to be believed.
+fn limit_of(server: &ServerFacts) -> Option<u16> {
+    server.engine.reports_its_sizes().then_some(server.sizes.dp)
 }
 
 /// A silence that held until then is over: the refusal of a window in it says so from now on.

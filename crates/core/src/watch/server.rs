@@ -16,6 +16,9 @@ use skewtrap_trace::time::Time;
 /// How far back samples show which ranks have work.
 const WORK_WINDOW: Duration = Duration::from_secs(30);
 
+/// Several front ends of one server begin within so many seconds, and answer in turns.
+const ONE_START_S: f64 = 5.0;
+
 /// One server.
 #[derive(Debug)]
 pub struct Server {
@@ -27,6 +30,8 @@ pub struct Server {
     pub facts: Facts,
     /// Which instance it was when it last said so.
     instance: Option<String>,
+    /// When its process was started, in seconds since the epoch by its own clock, where its metrics say so.
+    started: Option<f64>,
     /// Ours.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
@@ -41,7 +46,17 @@ impl Server {
     /// A server of which nothing is known yet.
     pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
         let facts = Facts { sees_log, ..Facts::default() };
-        Self { name, group, facts, instance: None, window: None, distrust: None, died: None, was_lost: false }
+        Self {
+            name,
+            group,
+            facts,
+            instance: None,
+            started: None,
+            window: None,
+            distrust: None,
+            died: None,
+            was_lost: false,
+        }
     }
 
     /// The clock was set by so many nanoseconds.
@@ -75,6 +90,17 @@ impl Server {
             ServerFact::Folder(folder) => self.facts.folder_seen(folder),
         }
         None
+    }
+
+    /// Its metrics say when its process was started. Returns by what that shows it to be another instance than before.
+    pub fn started(&mut self, started: f64) -> Option<String> {
+        let before = self.started.unwrap_or(started);
+        self.started = Some(before.max(started));
+        if started <= before + ONE_START_S {
+            return None;
+        }
+        self.facts.server_restarted();
+        Some("its process was started later than the one before (`process_start_time_seconds`)".into())
     }
 
     /// A profiling line of its log. Returns the incident whose window it concerns.

@@ -784,3 +784,25 @@ fn a_clock_that_is_set_changes_nothing_of_what_is_found_and_when() {
         }
     }
 }
+
+#[test]
+fn a_server_whose_process_began_later_than_the_one_before_is_another() {
+    let page = |started: f64| {
+        format!("process_start_time_seconds {started}\nvllm:num_requests_running{{engine=\"0\"}} 3\n")
+            .into_bytes()
+    };
+    let mut watch = Watch::new(Setup { mode: Mode::Live, ..setup(vec![of_factors()]) }, Time::default());
+    let mut restarts = Vec::new();
+    // Two front ends of one server, which answer in turns, began at about the same time.
+    for (s, started) in [1000.0, 1000.0, 1000.4, 1000.0, 1090.5, 1090.5, 1090.5].into_iter().enumerate() {
+        let (target, source, at) = (TargetId(0), SourceId(0), Time::from_epoch_s(START + s as f64));
+        let mut effects = Vec::new();
+        watch.handle(
+            Event::Observed(Observation::Page { target, source, body: page(started), at }),
+            at,
+            &mut effects,
+        );
+        restarts.extend(effects.iter().filter(|e| matches!(e, Effect::Restarted { .. })).map(|_| s));
+    }
+    assert_eq!(restarts, [4]);
+}

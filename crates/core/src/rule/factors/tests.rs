@@ -45,6 +45,27 @@ fn a_server_is_known_again_after_a_restart_unless_what_is_known_is_old_or_of_oth
 }
 
 #[test]
+fn a_server_whose_totals_begin_anew_is_another_and_a_rank_that_it_lacks_does_not_hang() {
+    let server: Arc<str> = "server".into();
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let mut factors = Factors::new(1.0);
+    play(&mut factors, 0..100);
+    // It dies, says the same of itself as before, and comes back with two ranks of the three.
+    for s in 110..170 {
+        for rank in 0..2 {
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, 20.0);
+            fields.set(catalog::ADMISSIONS, 8.0 * f64::from(s - 110));
+            factors.take(&server, Rank::dp(rank), Report::Page, &fields, at(s));
+        }
+        factors.step(at(s));
+    }
+    let progress = factors.progress(&server, at(170));
+    assert!(progress.iter().all(|(_, p)| !matches!(p, Progress::Stuck(_))), "{progress:?}");
+    assert!(learned_s(&factors) > 60.0, "what is usual stays: {}", learned_s(&factors));
+}
+
+#[test]
 fn a_rank_that_the_next_instance_of_the_server_lacks_is_not_taken_to_hang() {
     let server: Arc<str> = "server".into();
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
