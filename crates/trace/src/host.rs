@@ -146,7 +146,7 @@ pub fn host_time(
     growth: impl FnOnce() -> Option<f64>,
 ) -> Option<HostTime> {
     let mine = OfRank::new(profiles[at])?;
-    let is_peer = |i: &usize| *i != at && profiles[*i].activities == profiles[at].activities;
+    let is_peer = |i: &usize| is_peer(profiles, at, *i);
     let peers: Vec<OfRank> =
         (0..profiles.len()).filter(is_peer).filter_map(|i| OfRank::new(profiles[i])).collect();
     let of = |f: fn(&OfRank) -> f64| median(&peers.iter().map(f).collect::<Vec<_>>());
@@ -199,6 +199,11 @@ pub fn host_time(
     let stood_still = pauses.is_some_and(|p| p.count >= MIN_PAUSES);
     let finding = if by_batch && stood_still { HostFinding::Slow } else { finding };
     Some(HostTime { ms, expected_ms: expected, ratio, by_pace, alike, pauses, finding })
+}
+
+/// Whether the host of rank `i` may be compared with that of rank `at`: it was profiled with the same activities.
+fn is_peer(profiles: &[&RankProfile], at: usize, i: usize) -> bool {
+    i != at && profiles[i].activities == profiles[at].activities
 }
 
 /// One rank, per step, without its longest step.
@@ -254,8 +259,8 @@ fn pauses_of(mine: &RankProfile, peers: &[&RankProfile]) -> Option<Pauses> {
 /// requests and tokens, and how many steps of the peers that are. The longest step is left out.
 fn alike(profiles: &[&RankProfile], at: usize) -> Option<(f64, usize)> {
     let mut theirs: HashMap<StepKind, Vec<(&Step, bool)>> = HashMap::new();
-    for (_, p) in profiles.iter().enumerate().filter(|(i, _)| *i != at) {
-        for s in sample(&p.steps) {
+    for i in (0..profiles.len()).filter(|i| is_peer(profiles, at, *i)) {
+        for s in sample(&profiles[i].steps) {
             theirs.entry(s.kind).or_default().push((s, false));
         }
     }
@@ -299,4 +304,57 @@ fn is_alike(a: &Step, b: &Step) -> bool {
     };
     let slack = if a.kind == StepKind::Extend { 2.0 } else { 1.0 };
     within(x, y, 1.5, slack) && tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rank::{Rank, RankId};
+    use crate::step::StepSource;
+    use crate::trace::Activities;
+
+    /// A rank whose steps have so many requests, and so many milliseconds of host time beside five of kernels.
+    fn profile(dp: u16, cpu: bool, requests: u32, host_ms: u64) -> RankProfile {
+        let wall_ns = (host_ms + 5) * 1_000_000;
+        let step = |i: i64| Step {
+            start: i * wall_ns as i64,
+            wall_ns,
+            busy_ns: 5_000_000,
+            work_ns: 5_000_000,
+            longest_gap_ns: 1_000_000,
+            rows: 100,
+            launches: 100,
+            kind: StepKind::Decode,
+            requests: Some(requests),
+            tokens: Some(requests),
+        };
+        RankProfile {
+            steps: (0..20).map(step).collect(),
+            activities: Activities { cpu, stacks: false },
+            knows_launches: true,
+            source: StepSource::Period,
+            ..RankProfile::unreadable(RankId::Rank(Rank::dp(dp)))
+        }
+    }
+
+    #[test]
+    fn only_steps_under_the_same_activities_are_alike() {
+        // DP0's batches are 2.5 times DP1's, and so is its host time. DP2 and DP3 are not slowed by the CPU's profiler.
+        let all = [
+            profile(0, true, 10, 10),
+            profile(1, true, 4, 4),
+            profile(2, false, 10, 3),
+            profile(3, false, 10, 3),
+        ];
+        let judged = |all: &[RankProfile]| {
+            let stats: Vec<RankStats> = all.iter().map(RankStats::new).collect();
+            let (profiles, stats): (Vec<&RankProfile>, Vec<&RankStats>) = all.iter().zip(&stats).unzip();
+            host_time(&profiles, &stats, 0, false, || Some(2.5)).expect("it has a peer")
+        };
+        let of_two = judged(&all[..2]);
+        assert_eq!((of_two.alike, of_two.finding), (None, HostFinding::OfItsWork));
+        assert_eq!(judged(&all), of_two);
+        let alike = judged(&all.map(|profile| RankProfile { activities: Activities::default(), ..profile }));
+        assert_eq!(alike.finding, HostFinding::Slow, "of ranks under the same activities equal steps decide");
+    }
 }
