@@ -85,9 +85,11 @@ pub fn locate(times: &[Time], member_courses: &[MemberCourse], side: Side) -> Op
     // A climb begins at its foot; a jump lies between the last point before it and the first after.
     let is_jump = member_courses.iter().all(|s| s.quantity == QuantityKind::Jumps);
     let into_s = if is_jump { apart_s / 2.0 } else { 0.0 };
+    // The best break need not be in the middle of those that are as good.
+    let apart = (best - first).max(latest - best) as f64;
     Some(Onset {
         at: times[place] + Duration::from_secs_f64(into_s.max(0.0)),
-        error_s: ((latest - first) as f64 / 2.0).max(LEAST_ERROR_POINTS) * step_s,
+        error_s: apart.max(LEAST_ERROR_POINTS) * step_s,
         first_sample: times[next],
     })
 }
@@ -307,6 +309,24 @@ mod tests {
             found(course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, QuantityKind::Accumulates).unwrap();
         assert!(error_s(onset, 100.0) <= 1.5, "{onset:?}");
         assert!(onset.error_s <= 5.0, "{onset:?}");
+    }
+
+    #[test]
+    fn the_error_reaches_every_break_that_is_as_good() {
+        let mut dice = Dice(11);
+        let mut missed = 0;
+        for round in 0..300 {
+            let (began, rate) = (40.0 + f64::from(round % 60), 0.02 + 0.002 * f64::from(round % 40));
+            let mut noisy = |(t, _): (Time, f64)| {
+                let s = t.epoch_s() - 1_000.0;
+                (t, rate * (s - began).max(0.0) + 1.5 * (dice.uniform() - 0.5))
+            };
+            let course: Vec<_> = course(|_| 0.0).into_iter().map(&mut noisy).collect();
+            let onset = found(course, Side::High, QuantityKind::Accumulates).unwrap();
+            missed += u32::from(error_s(onset, began) > onset.error_s + 0.5);
+        }
+        // One in twenty is 15, give or take 4.
+        assert!(missed <= 20, "{missed} of 300 lie beyond two standard deviations");
     }
 
     #[test]
