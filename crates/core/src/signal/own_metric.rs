@@ -21,8 +21,10 @@ use skewtrap_trace::time::Time;
 pub const MOST_RANKS: usize = 4096;
 /// The most buckets of one histogram.
 const MOST_BUCKETS: usize = 256;
-/// The most histograms and totals that are remembered between pages, over all pages.
+/// The most histograms and totals that are remembered between pages, over all pages, and the most series of counters.
 const MOST_REMEMBERED: usize = 16_384;
+/// So many series of one counter are remembered though the last page had none of them: a page may leave one out once.
+const AWAY: usize = 16;
 
 /// What of a metric the signal is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -96,6 +98,16 @@ struct PageValue {
     count: Option<f64>,
     /// Cumulative counts by upper bound, in the order of the bounds' bits.
     buckets: BTreeMap<u64, f64>,
+    /// Of a counter: each of its series, by a digest of its labels.
+    series: Vec<(u64, f64)>,
+}
+
+/// A counter of several series. What they count is added up series by series: their sum would fall when one of them
+/// leaves the page, as if all had begun anew, and leap when it is back.
+#[derive(Debug, Default)]
+struct Counted {
+    total: f64,
+    last: BTreeMap<u64, f64>,
 }
 
 /// Two earlier states of a histogram: what was observed since the older one is reported.
@@ -124,6 +136,9 @@ pub struct OwnMetrics {
     parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
     pages: BTreeMap<SourceId, FurtherPage>,
     before: BTreeMap<(SourceId, Rank, usize), Before>,
+    counted: BTreeMap<(SourceId, Rank, usize), Counted>,
+    /// How many series all of [`Self::counted`] have.
+    series: usize,
     seen: BTreeMap<(Rank, usize), PageValue>,
     /// Series and buckets of the last page that were beyond a bound.
     beyond: u64,
@@ -134,6 +149,8 @@ impl OwnMetrics {
     pub fn set_metrics(&mut self, mut metrics: Vec<OwnMetric>) {
         self.parts.clear();
         self.before.clear();
+        self.counted.clear();
+        self.series = 0;
         self.own = metrics.len();
         metrics.extend(UNASKED.map(|(signal, metric)| OwnMetric {
             signal,
@@ -183,6 +200,7 @@ impl OwnMetrics {
         for ((rank, place), seen) in seen {
             let own = &self.metrics[place];
             let value = match own.stat {
+                _ if !seen.series.is_empty() => Some(self.count((source, rank, place), &seen.series)),
                 MetricStat::Value | MetricStat::Rate => seen.value,
                 MetricStat::Mean | MetricStat::Quantile(_) => self.lately((source, rank, place), seen, at),
             };
@@ -250,7 +268,12 @@ impl OwnMetrics {
                 of_signal[place] += usize::from(is_new);
                 let seen = seen.entry((rank, place)).or_default();
                 match part {
-                    Part::Value => *seen.value.get_or_insert(0.0) += sample.value,
+                    Part::Value => {
+                        *seen.value.get_or_insert(0.0) += sample.value;
+                        if own.stat == MetricStat::Rate || is_of_worker {
+                            seen.series.push((digest_of(sample.labels), sample.value));
+                        }
+                    }
                     Part::Sum => *seen.sum.get_or_insert(0.0) += sample.value,
                     Part::Count => *seen.count.get_or_insert(0.0) += sample.value,
                     Part::Bucket => add_bucket(seen, sample, beyond),
@@ -258,6 +281,29 @@ impl OwnMetrics {
             }
         })?;
         Ok(())
+    }
+
+    /// The total of a counter of which a page has these series, first what they had and then what each of them grew.
+    fn count(&mut self, key: (SourceId, Rank, usize), series: &[(u64, f64)]) -> f64 {
+        let is_first = !self.counted.contains_key(&key);
+        let counted = self.counted.entry(key).or_default();
+        let had = counted.last.len();
+        for &(id, value) in series {
+            if let Some(last) = counted.last.get_mut(&id) {
+                let before = std::mem::replace(last, value);
+                counted.total += if value < before { value } else { value - before };
+            } else if self.series - had + counted.last.len() >= MOST_REMEMBERED {
+                self.beyond += 1;
+            } else {
+                counted.last.insert(id, value);
+                counted.total += if is_first { value } else { 0.0 };
+            }
+        }
+        if counted.last.len() > series.len() + AWAY {
+            counted.last = series.iter().copied().collect();
+        }
+        self.series = self.series - had + counted.last.len();
+        counted.total
     }
 
     /// The mean or quantile of what was observed since the older of two remembered states.
@@ -295,6 +341,12 @@ fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {
         MetricStat::Mean => vec![(format!("{name}_sum"), Part::Sum), (format!("{name}_count"), Part::Count)],
         MetricStat::Quantile(_) => vec![(format!("{name}_bucket"), Part::Bucket)],
     }
+}
+
+/// The same for the same labels (FNV-1a).
+fn digest_of(labels: LabelSet<'_>) -> u64 {
+    let bytes = labels.raw_iter().flat_map(|(name, value)| name.iter().chain(b"=").chain(value).chain(b","));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn is_complete(stat: MetricStat, seen: &PageValue) -> bool {

@@ -133,3 +133,20 @@ fn a_router_that_knows_a_server_by_another_address_is_mapped_by_hand() {
                 smg_worker_requests_total{worker=\"http://chat-1:30000\"} 8\n";
     assert_eq!(read(&mut reader, page, 1.0), [("DP3".into(), 7.0)]);
 }
+
+#[test]
+fn a_counter_grows_by_what_each_of_its_series_grew_whichever_of_them_a_page_has() {
+    let mut reader = reader(vec![own("hits", MetricStat::Rate)]);
+    let mut total = |series: &[(&str, u32)], at: f64| {
+        let line =
+            |(shard, value): &(&str, u32)| format!("hits_total{{dp_rank=\"0\",shard=\"{shard}\"}} {value}\n");
+        let page: String = series.iter().map(line).collect();
+        read(&mut reader, &page, at)[0].1
+    };
+    assert_eq!(total(&[("a", 1000), ("b", 10)], 0.0), 1010.0);
+    assert_eq!(total(&[("a", 1003), ("b", 10)], 1.0), 1013.0);
+    assert_eq!(total(&[("b", 12)], 2.0), 1015.0, "one has left the page");
+    assert_eq!(total(&[("a", 1005), ("b", 12)], 3.0), 1017.0, "and is back");
+    assert_eq!(total(&[("a", 1005), ("b", 12), ("c", 500)], 4.0), 1017.0, "what it had before nobody saw");
+    assert_eq!(total(&[("a", 4), ("b", 1), ("c", 0)], 5.0), 1022.0, "restarted");
+}
