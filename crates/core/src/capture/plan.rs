@@ -305,7 +305,9 @@ fn folder_of(spec: &HttpWindow, naming: WindowNaming<'_>) -> Option<String> {
 /// How long a window that cannot be bounded by steps is held for about so many of them.
 fn held_for(steps: u32, deadline: Duration) -> Duration {
     const STEP: Duration = Duration::from_millis(50);
-    (STEP * steps).clamp(Duration::from_millis(200), deadline)
+    const LEAST: Duration = Duration::from_millis(200);
+    // The deadline is the last word: a rule's may be shorter than either.
+    (STEP * steps).max(LEAST).min(deadline)
 }
 
 /// vLLM's window is closed by a stop, always; its releases before 0.33 have no bound by steps, so

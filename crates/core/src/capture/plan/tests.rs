@@ -257,3 +257,16 @@ fn an_engine_whose_files_bear_no_mark_is_asked_for_no_window_without_a_folder() 
         assert!(refusal.contains("set capture.output_dir"), "{refusal}");
     }
 }
+
+#[test]
+fn a_deadline_that_is_shorter_than_any_window_that_is_held_bounds_it_all_the_same() {
+    let deadline = Duration::from_millis(120);
+    let spec = HttpWindow { num_steps: Some(10), deadline, ..HttpWindow::default() };
+    for server in [ServerFacts::of_vllm("0.32.0", 2), ServerFacts::of_dynamo(ServerKind::DynamoVllm, "m", 2)]
+    {
+        let mut facts = facts(sglang("0.5.16"), &[0, 1]);
+        facts.server = Some(server);
+        let asked = asked(&spec, &facts).expect("it is allowed");
+        assert_eq!(asked.hold, Some(deadline));
+    }
+}
