@@ -113,6 +113,9 @@ pub fn shared(record: &Record, share: Share) -> Record {
     if incident.finding.measured.is_none() {
         incident.finding.evidence.iter_mut().for_each(withhold);
     }
+    if let Some(line) = incident.finding.shown_by.as_mut().and_then(|shown| shown.line.as_mut()) {
+        withhold(line);
+    }
     let refused = incident.worse.iter_mut().filter_map(|w| w.refused.as_mut());
     let refused = refused.chain(incident.follow_up.iter_mut().filter_map(|f| f.refused.as_mut()));
     refused.for_each(|refused| withhold(&mut refused.why));

@@ -210,3 +210,30 @@ fn ranks_that_are_blamed_again_are_named_with_their_host() {
     assert_eq!(view.refusals.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["cooldown"]);
     assert_eq!(view.causes.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["unknown"]);
 }
+
+#[test]
+fn nobody_is_blamed_again_by_windows_that_were_asked_for_or_by_the_death_of_a_server() {
+    let at = Time::from_epoch_s(1_795_492_125.0);
+    let of_none = |id: &str, rule: &str| {
+        let finding = Finding::requested(at, None);
+        IndexLine::new("prod", "node1", &Incident::new(id.into(), rule.into(), "server".into(), at, finding))
+    };
+    let lines =
+        [("a", "by hand"), ("b", "by hand"), ("c", "server-died")].map(|(id, rule)| of_none(id, rule));
+    let view = FleetView::new(lines);
+    assert_eq!((view.all.incidents, view.repeat_offenders), (3, Vec::new()));
+}
+
+#[test]
+fn the_line_of_a_log_that_shows_a_finding_stays_on_its_host() {
+    let mut incident = crate::message::sample(Time::from_epoch_s(1_795_492_125.0));
+    let line = incident.finding.shown_by.as_ref().and_then(|shown| shown.line.clone()).expect("a line");
+    let text = |incident: Incident, share| {
+        serde_json::to_string(&shared(&Record::new("agent".into(), incident), share)).expect("it serialises")
+    };
+    assert!(!text(incident.clone(), Share::default()).contains(&line));
+    assert!(text(incident.clone(), Share { raw: true, secrets: false }).contains(&line));
+    // What the agent itself says of the numbers goes with it.
+    incident.finding.evidence = Some("DP2 has 46".into());
+    assert!(text(incident, Share::default()).contains("DP2 has 46"));
+}

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::IndexLine;
 use super::lease::LeaseState;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 /// Incidents that have something in common.
@@ -107,7 +109,9 @@ impl FleetView {
 
 fn repeat_offenders(lines: &[&IndexLine]) -> Vec<RepeatOffender> {
     let mut found: BTreeMap<(&str, &str, &str), (Tally, BTreeSet<&str>)> = BTreeMap::new();
-    for line in lines {
+    // A window that somebody asked for, or a server's death, is of no rank.
+    let nobody = rank_name(&Labels::default());
+    for line in lines.iter().filter(|line| line.rank != nobody) {
         let (tally, rules) = found.entry((&line.host, &line.target, &line.rank)).or_default();
         tally.add(line);
         rules.insert(&line.rule);
