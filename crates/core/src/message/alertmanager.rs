@@ -44,7 +44,7 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
     for raised in &message.incident.raised {
         let mut before = all[0].clone();
         before.labels.insert("severity".into(), raised.from.word().into());
-        before.ends_at = raised.at.rfc3339();
+        before.ends_at = raised.at.max(message.incident.fired_at).rfc3339();
         all.push(before);
     }
     all
@@ -85,12 +85,14 @@ fn alert(message: &Message) -> Alert {
     if message.test {
         annotations.insert("test".into(), "a sample of skewtrap notify-test".into());
     }
+    // An alert that ends before it began is refused, and would then go on: a clock may have been set back.
+    let ended = incident.resolved_at.map(|end| end.max(incident.fired_at));
     let longest = if message.test { LONGEST_TEST } else { LONGEST_ALERT };
     Alert {
         labels,
         annotations,
         starts_at: incident.fired_at.rfc3339(),
-        ends_at: incident.resolved_at.unwrap_or(incident.fired_at + longest).rfc3339(),
+        ends_at: ended.unwrap_or(incident.fired_at + longest).rfc3339(),
         generator_url: message.page.clone().unwrap_or_default(),
     }
 }

@@ -242,7 +242,7 @@ fn members(finding: &Finding, values: &[MemberValue]) -> String {
             format!("{} {}{}", rank_name(&m.rank), figure(m.value), if m.stale { " (silent)" } else { "" })
         })
         .collect();
-    let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
+    let more = values.len().saturating_sub(MEMBERS_SHOWN);
     let more = if more > 0 && !shown.is_empty() { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
 }

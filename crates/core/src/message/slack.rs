@@ -20,7 +20,7 @@ pub fn slack(message: &Message) -> Value {
         .lines()
         .iter()
         .filter(|(name, _)| is_shown(message.update, name))
-        .map(|(name, text)| format!("*{name}*  {}", escaped(&cut(text, FACT_CHARS))))
+        .map(|(name, text)| format!("*{name}*  {}", escaped_within(text, FACT_CHARS)))
         .collect();
     let mut blocks =
         vec![json!({"type": "header", "text": {"type": "plain_text", "text": cut(&title, HEADER_CHARS)}})];
@@ -56,6 +56,24 @@ fn mark(message: &Message) -> &'static str {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// At most so many characters once it is escaped, and no escape cut in two.
+fn escaped_within(text: &str, chars: usize) -> String {
+    let text = cut(text, chars);
+    let whole = escaped(&text);
+    if whole.chars().count() <= chars {
+        return whole;
+    }
+    let mut short = String::new();
+    let mut left = chars - 1;
+    for c in text.chars() {
+        let next = escaped(c.encode_utf8(&mut [0; 4]));
+        let Some(rest) = left.checked_sub(next.chars().count()) else { break };
+        left = rest;
+        short += &next;
+    }
+    short + "…"
 }
 
 fn cut(text: &str, chars: usize) -> String {

@@ -632,3 +632,45 @@ fn a_message_that_could_not_be_delivered_for_long_says_how_old_it_is() {
     assert!(late.notes[0].starts_with("this message is 2 h old"), "{:?}", late.notes);
     assert_eq!((late.id, late.facts), (message.id, message.facts));
 }
+
+#[test]
+fn of_a_few_ranks_that_were_seen_later_no_more_are_counted_than_were_seen() {
+    let mut incident = fired();
+    let all = |n: u16| {
+        (0..n).map(|i| MemberValue { rank: Rank::dp(i).labels(), value: 9.0, stale: false }).collect()
+    };
+    incident.finding.members = all(12);
+    let impact = incident.impact.as_mut().expect("the sample has one");
+    (impact.at, impact.members) = (at() + Duration::from_secs(8), all(3));
+    let told = message(&incident, Update::Captured).facts.how_much;
+    assert!(told.contains("DP7 9 and 4 more; now: DP2 9, DP0 9, DP1 9"), "{told}");
+    assert!(!told.ends_with("more"), "{told}");
+}
+
+#[test]
+fn a_section_of_slack_stays_within_its_limit_whatever_must_be_escaped() {
+    let mut incident = fired();
+    let text = "<&>".repeat(300);
+    incident.about = Some(text.clone());
+    incident.bundle = Some(text.clone());
+    incident.capture = CaptureOutcome::Failed { why: text.clone(), captured: None };
+    incident.finding.evidence = Some(text);
+    incident.finding.shown_by = None;
+    let body = slack(&message(&incident, Update::Fired));
+    let lengths = body["blocks"]
+        .as_array()
+        .expect("blocks")
+        .iter()
+        .map(|block| block["text"]["text"].as_str().map_or(0, |text| text.chars().count()));
+    let longest = lengths.max();
+    assert!(longest <= Some(3000), "Slack refuses the message: {longest:?}");
+    assert!(body.to_string().contains("&lt;&amp;&gt;") && !body.to_string().contains("&lt…"), "{body}");
+}
+
+#[test]
+fn an_alert_never_ends_before_it_began_whatever_the_clock_did() {
+    let mut incident = resolved();
+    incident.resolved_at = Some(at() - Duration::from_secs(3600));
+    let alert = &alerts(&message(&incident, Update::Resolved))[0];
+    assert_eq!(alert.ends_at, alert.starts_at, "Alertmanager refuses another");
+}
