@@ -59,7 +59,7 @@ mod view {
     use crate::agent::pool;
     use crate::agent::upload::destination;
     use crate::config::file;
-    use crate::config::store::{DEFAULT_POOL, OnLeaseLoss, StoreConfig};
+    use crate::config::store::{DEFAULT_POOL, StoreConfig};
     use crate::observe::configuration;
     use skewtrap_core::fleet::lease::ReportedEnd;
     use skewtrap_core::fleet::{FleetView, Tally};
@@ -117,17 +117,7 @@ mod view {
         let address = address
             .ok_or_else(|| wrong("no store is named: give --store, or `store:` in the configuration"))?;
         let pool = pool.unwrap_or_else(|| DEFAULT_POOL.to_owned());
-        let on_lease_loss = OnLeaseLoss::default();
-        Ok(StoreConfig {
-            address,
-            pool,
-            on_lease_loss,
-            lease,
-            rate: None,
-            keep_local: None,
-            raw: false,
-            secrets: false,
-        })
+        Ok(StoreConfig { lease, ..StoreConfig::of(&address, &pool) })
     }
 
     /// The most lines of each part.

@@ -140,6 +140,22 @@ pub struct StoreConfig {
     pub secrets: bool,
 }
 
+impl StoreConfig {
+    /// A store and a pool, and everything else as it is where nobody says otherwise.
+    pub fn of(address: &str, pool: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            pool: pool.to_owned(),
+            on_lease_loss: OnLeaseLoss::default(),
+            lease: None,
+            rate: None,
+            keep_local: None,
+            raw: false,
+            secrets: false,
+        }
+    }
+}
+
 /// Beginnings of addresses.
 const SCHEMES: [&str; 4] = ["s3://", "gs://", "az://", "file:///"];
 /// The pool of agents that name none.

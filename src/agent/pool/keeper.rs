@@ -498,16 +498,7 @@ mod tests {
     use skewtrap_trace::time::Time;
 
     fn keeper(bucket: &Path, state: &State) -> LeaseKeeper {
-        let config = StoreConfig {
-            address: format!("file://{}", bucket.display()),
-            pool: "p".into(),
-            on_lease_loss: OnLeaseLoss::Refuse,
-            lease: None,
-            rate: None,
-            keep_local: None,
-            raw: false,
-            secrets: false,
-        };
+        let config = StoreConfig::of(&format!("file://{}", bucket.display()), "p");
         LeaseKeeper::new(config, Budget::default(), Vec::new(), state.clone(), Arc::default())
     }
 

@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use skewtrap::agent::pool::gather::gather;
 use skewtrap::agent::upload::destination;
-use skewtrap::config::store::{OnLeaseLoss, StoreConfig};
+use skewtrap::config::store::StoreConfig;
 use skewtrap::demo::sglang::World;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
@@ -50,16 +50,7 @@ fn node(root: &Path, number: usize, server: &str) -> (Agent, PathBuf) {
 }
 
 fn leader(root: &Path) -> Destination {
-    let config = StoreConfig {
-        address: format!("file://{}", root.join("bucket").display()),
-        pool: POOL.into(),
-        on_lease_loss: OnLeaseLoss::Refuse,
-        lease: None,
-        rate: None,
-        keep_local: None,
-        raw: false,
-        secrets: false,
-    };
+    let config = StoreConfig::of(&format!("file://{}", root.join("bucket").display()), POOL);
     destination(&config).expect("a store")
 }
 
