@@ -48,16 +48,22 @@ pub mod stand_in {
     /// Until something has happened.
     pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// A machine.
+    /// A machine; what is not said of it goes well.
     pub trait Machine: Send + Sync {
         /// What its wall clock shows.
         fn wall_time(&self) -> Time;
         /// Until its disk takes an operation.
-        fn disk(&self) -> Until;
+        fn disk(&self) -> Until {
+            Box::pin(std::future::ready(()))
+        }
         /// Until the news of it has come back.
-        fn worked(&self) -> Until;
+        fn worked(&self) -> Until {
+            Box::pin(std::future::ready(()))
+        }
         /// Whether its disk refuses writes.
-        fn disk_fails(&self) -> bool;
+        fn disk_fails(&self) -> bool {
+            false
+        }
     }
 
     thread_local! {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::compare::{self, CompareRequest, RankOverrides};
-use super::upload::destination;
+use super::upload::LazyDestination;
 use crate::clock::wall_time;
 use crate::config::store::StoreConfig;
 use crate::observe::artifact::{FoundFile, files_of, inspect};
@@ -52,9 +52,9 @@ pub struct NodePlan {
 /// Runs until cancelled.
 ///
 /// # Errors
-/// The address of the store is none.
+/// The address of the store is none, or it is a folder that is not there or whose disk does not answer.
 pub async fn run(plan: NodePlan, cancel: CancellationToken) -> anyhow::Result<()> {
-    let to = Destination { host: plan.name.clone(), ..destination(&plan.store)? };
+    let to = Destination { host: plan.name.clone(), ..LazyDestination::new(plan.store.clone()).get().await? };
     info!(
         "node agent of pool {} in {}: it opens no window, and brings summaries of this host's ranks",
         to.pool,

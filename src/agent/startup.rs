@@ -313,8 +313,9 @@ pub(super) fn store(
         let servers = plan.targets.iter().filter_map(|t| Some((t.name.to_string(), t.server.clone()?)));
         let servers = servers.collect();
         Box::new(move |bundles, state| {
-            super::upload::start(config.clone(), bundles, clock, &metrics, &supervisor);
-            Some(super::pool::start(config?, budget, servers, state, &metrics, &supervisor))
+            let to = config.map(super::upload::LazyDestination::new);
+            super::upload::start(to.clone(), bundles, clock, &metrics, &supervisor);
+            Some(super::pool::start(to?, budget, servers, state, &metrics, &supervisor))
         })
     }
     #[cfg(not(feature = "fleet"))]

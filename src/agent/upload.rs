@@ -4,10 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -36,7 +38,11 @@ const MOST_FAILURES: usize = 3;
 /// A captured incident without a verdict is waited for so long after it was resolved.
 const PATIENCE_S: f64 = 900.0;
 
-/// The destination of a configuration.
+/// How long the disk of a store that is a folder may take to show the folder.
+const OPEN_LIMIT: Duration = Duration::from_secs(4);
+
+/// The destination of a configuration. Of a store that is a folder its disk is asked, which may hang: what must go on
+/// takes a [`LazyDestination`].
 ///
 /// # Errors
 /// The address is none, or no client can be built.
@@ -56,30 +62,81 @@ pub(super) fn open(address: &str) -> anyhow::Result<Store> {
     Ok(Store::open(address, client::client(None)?, variables)?)
 }
 
+/// The destination of a configuration, opened when it is first needed and not again; clones share it.
+#[derive(Clone, Debug)]
+pub struct LazyDestination {
+    config: Arc<StoreConfig>,
+    opened: Arc<OnceLock<Destination>>,
+    /// Opens it. While its disk hangs it is this one that is waited for: each new one would keep a thread.
+    opening: Arc<Mutex<Option<JoinHandle<anyhow::Result<Destination>>>>>,
+}
+
+impl LazyDestination {
+    /// That of a configuration.
+    pub fn new(config: StoreConfig) -> Self {
+        Self { config: Arc::new(config), opened: Arc::default(), opening: Arc::default() }
+    }
+
+    /// What it was made of.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// The destination.
+    ///
+    /// # Errors
+    /// As for [`destination`], or its disk does not answer in time.
+    pub async fn get(&self) -> anyhow::Result<Destination> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.clone());
+        }
+        let Ok(opened) = tokio::time::timeout(OPEN_LIMIT, self.open()).await else {
+            let (store, limit) = (&self.config.address, OPEN_LIMIT.as_secs());
+            bail!(
+                "{store}: the disk does not answer within {limit} s; look whether what is mounted there hangs"
+            );
+        };
+        opened
+    }
+
+    async fn open(&self) -> anyhow::Result<Destination> {
+        let mut opening = self.opening.lock().await;
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.clone());
+        }
+        let config = self.config.clone();
+        let task = opening.get_or_insert_with(|| crate::world::blocking(move || destination(&config)));
+        let opened = task.await;
+        *opening = None;
+        let opened = opened??;
+        Ok(self.opened.get_or_init(|| opened).clone())
+    }
+}
+
 /// Starts the uploads, if a store is configured.
 pub(super) fn start(
-    config: Option<StoreConfig>,
+    to: Option<LazyDestination>,
     bundles: &Bundles,
     clock: Clock,
     metrics: &Arc<Metrics>,
     supervisor: &Supervisor,
 ) {
-    let Some(config) = config else { return };
+    let Some(to) = to else { return };
     let (bundles, metrics, cancel) = (bundles.clone(), metrics.clone(), supervisor.cancel());
     supervisor.keep("upload", Place::Background, move || {
-        run(config.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())
+        run(to.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())
     });
 }
 
 async fn run(
-    config: StoreConfig,
+    to: LazyDestination,
     bundles: Bundles,
     clock: Clock,
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> bool {
     let (seen, failed) = Default::default();
-    let mut uploads = Uploads { config, bundles, clock, to: None, seen, failed };
+    let mut uploads = Uploads { to, bundles, clock, seen, failed };
     let mut pause = EVERY;
     let mut told = None;
     loop {
@@ -106,10 +163,9 @@ async fn run(
 }
 
 struct Uploads {
-    config: StoreConfig,
+    to: LazyDestination,
     bundles: Bundles,
     clock: Clock,
-    to: Option<Destination>,
     /// Records that need not be read again, by their bundle, with the time of their last change.
     seen: HashMap<PathBuf, SystemTime>,
     /// Bundles that the store did not take: they wait until the others are there.
@@ -128,10 +184,7 @@ impl Uploads {
     /// Uploads what has ended since the round before. One bundle that cannot be read, or that the store does not take,
     /// keeps no other.
     async fn round(&mut self) -> anyhow::Result<()> {
-        let to = match &self.to {
-            Some(to) => to.clone(),
-            None => self.to.insert(destination(&self.config)?).clone(),
-        };
+        let to = self.to.get().await?;
         let (mut failed, mut in_a_row) = (None, 0);
         let mut all = self.waiting(&to).await?;
         let before = std::mem::take(&mut self.failed);
@@ -176,7 +229,7 @@ impl Uploads {
 
     /// Deletes uploaded bundles that are older than `upload.keep_local`.
     async fn forget_old(&mut self, to: &Destination) -> anyhow::Result<()> {
-        let Some(age) = self.config.keep_local else { return Ok(()) };
+        let Some(age) = self.to.config().keep_local else { return Ok(()) };
         let (bundles, until, to) = (self.bundles.clone(), self.clock.now() - age, to.clone());
         let uploaded: Vec<PathBuf> = self.seen.keys().cloned().collect();
         let deleted = crate::world::blocking(move || {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::agent::upload::destination;
+use crate::agent::upload::LazyDestination;
 use crate::clock::wall_time;
-use crate::config::store::StoreConfig;
 use skewtrap_core::fleet::gather::{
     Gathered, NODE_EVERY, NodePresence, NodeReport, WindowManifest, manifest_object, nodes_folder,
     reports_folder,
@@ -28,9 +27,9 @@ const SUMMARY_LIMIT: Duration = Duration::from_secs(10);
 const STORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Says that a window is open. It costs the window nothing: nobody waits for it.
-pub(super) async fn announce(config: &StoreConfig, manifest: &WindowManifest) {
+pub(super) async fn announce(to: &LazyDestination, manifest: &WindowManifest) {
     let said = async {
-        let to = destination(config)?;
+        let to = to.get().await?;
         let text = serde_json::to_vec_pretty(manifest)?;
         to.store.put(&manifest_object(&to.pool, &manifest.mark), text.into()).await?;
         anyhow::Ok(())

@@ -15,7 +15,7 @@ use crate::act::state::{State, StateError};
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::plan::host;
 use crate::agent::supervise::Supervisor;
-use crate::agent::upload::destination;
+use crate::agent::upload::LazyDestination;
 use crate::clock::{Clock, wall_time};
 use crate::config::store::{KubernetesLease, OnLeaseLoss, StoreConfig};
 use crate::http::kubernetes::{Api, IDENTITY};
@@ -48,7 +48,7 @@ const DRIFT: f64 = 200e-6;
 
 /// Starts to keep the lease; gives what windows ask.
 pub(in crate::agent) fn start(
-    config: StoreConfig,
+    to: LazyDestination,
     budget: Budget,
     servers: Vec<(String, Server)>,
     state: &State,
@@ -56,7 +56,7 @@ pub(in crate::agent) fn start(
     supervisor: &Supervisor,
 ) -> Pool {
     let (asks, asked) = mpsc::channel(WAITING);
-    let keeper = LeaseKeeper::new(config, budget, servers, state.clone(), metrics.clone());
+    let keeper = LeaseKeeper::new(to, budget, servers, state.clone(), metrics.clone());
     supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
     Pool { asks }
 }
@@ -81,7 +81,7 @@ struct UnresolvedLease {
 }
 
 struct LeaseKeeper {
-    config: StoreConfig,
+    to: LazyDestination,
     budget: Budget,
     steady: Clock,
     lease: Option<PoolLease>,
@@ -97,14 +97,14 @@ struct LeaseKeeper {
 
 impl LeaseKeeper {
     fn new(
-        config: StoreConfig,
+        to: LazyDestination,
         budget: Budget,
         servers: Vec<(String, Server)>,
         state: State,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            config,
+            to,
             budget,
             steady: Clock::start().steady(),
             lease: None,
@@ -159,15 +159,14 @@ impl LeaseKeeper {
             Ask::GiveBack { intent, end } => self.give_back(*intent, end, Duration::ZERO).await,
             Ask::Closed { attempt, end } => self.find(Some((attempt, end))).await,
             Ask::Announce(manifest) => {
-                let config = self.config.clone();
-                tokio::spawn(async move { gather::announce(&config, &manifest).await });
+                let to = self.to.clone();
+                tokio::spawn(async move { gather::announce(&to, &manifest).await });
             }
             Ask::Gather { manifest, here, folder, until, answer } => {
-                let config = self.config.clone();
+                let to = self.to.clone();
                 tokio::spawn(async move {
-                    let gathered = async {
-                        gather::gather(&destination(&config)?, &manifest, &here, &folder, until).await
-                    };
+                    let gathered =
+                        async { gather::gather(&to.get().await?, &manifest, &here, &folder, until).await };
                     let gathered = gathered.await.unwrap_or_else(|error| {
                         // No word of it would read as if there were no such agents.
                         let remark = format!(
@@ -182,12 +181,12 @@ impl LeaseKeeper {
         }
     }
 
-    fn lease(&mut self) -> anyhow::Result<PoolLease> {
-        if self.lease.is_none() {
-            let to = destination(&self.config)?;
-            self.lease = Some(lease_of(&self.config, &to, self.state.agent()));
+    async fn lease(&mut self) -> anyhow::Result<PoolLease> {
+        if let Some(lease) = &self.lease {
+            return Ok(lease.clone());
         }
-        self.lease.clone().ok_or_else(|| anyhow::anyhow!("no lease"))
+        let lease = lease_of(self.to.config(), &self.to.get().await?, self.state.agent());
+        Ok(self.lease.insert(lease).clone())
     }
 
     async fn take(&mut self, intent: Intent, expected: Estimate) -> Result<Option<HeldLease>, Refusal> {
@@ -195,7 +194,7 @@ impl LeaseKeeper {
         let nonce = format!("{agent}-{:016x}", fastrand::u64(..));
         let intent = Intent { agent, host: host(), nonce, ..intent };
         let (steady, wall) = (self.steady, wall_time());
-        let step = match self.lease() {
+        let step = match self.lease().await {
             Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
             Ok(mut lease) => {
                 let mut take = LeaseRequest::new(intent, self.budget.clone(), expected, self.clock());
@@ -244,7 +243,7 @@ impl LeaseKeeper {
             }
             LeaseRequestStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
                 self.metrics.lease.tell(Some(refusal.to_string()));
-                match self.config.on_lease_loss {
+                match self.to.config().on_lease_loss {
                     OnLeaseLoss::Refuse => Err(refusal),
                     OnLeaseLoss::LocalBudget => {
                         warn!(
@@ -282,7 +281,7 @@ impl LeaseKeeper {
 
     /// Whether this host's clock is right, by the store's.
     async fn look_at_clocks(&mut self) {
-        let Ok(mut lease) = self.lease() else { return };
+        let Ok(mut lease) = self.lease().await else { return };
         let asked = tokio::time::timeout(GIVE_BACK_LIMIT, lease.measure(wall_time)).await;
         match asked {
             Ok(Ok(clock)) => {
@@ -343,7 +342,7 @@ impl LeaseKeeper {
 
     /// The window of the pool that is, or may be, open.
     async fn open(&mut self, limit: Duration) -> Result<Option<Intent>, String> {
-        let mut lease = self.lease().map_err(|error| format!("{error:#}"))?;
+        let mut lease = self.lease().await.map_err(|error| format!("{error:#}"))?;
         match tokio::time::timeout(limit, lease.latest()).await {
             Ok(latest) => Ok(latest.map_err(|e| e.to_string())?.and_then(|latest| latest.state.open)),
             Err(_) => Err("the store does not answer".into()),
@@ -368,7 +367,7 @@ impl LeaseKeeper {
             std::mem::take(&mut self.returns).into_iter().partition(|r| r.due <= now && is_wanted(r));
         self.returns = waiting;
         for mut back in due {
-            let step = match self.lease() {
+            let step = match self.lease().await {
                 Err(error) => GiveBackStep::Again(format!("{error:#}")),
                 Ok(mut lease) => {
                     let asking = lease.give_back(&mut back.back);
@@ -499,7 +498,13 @@ mod tests {
 
     fn keeper(bucket: &Path, state: &State) -> LeaseKeeper {
         let config = StoreConfig::of(&format!("file://{}", bucket.display()), "p");
-        LeaseKeeper::new(config, Budget::default(), Vec::new(), state.clone(), Arc::default())
+        LeaseKeeper::new(
+            LazyDestination::new(config),
+            Budget::default(),
+            Vec::new(),
+            state.clone(),
+            Arc::default(),
+        )
     }
 
     fn intent(attempt: &str) -> Intent {
@@ -544,5 +549,34 @@ mod tests {
         let window = crate::act::state::OpenWindow::of(&attempt, method, Time::default());
         state.begin(&attempt, &window, None).expect("written");
         assert_eq!(end_of(&state, &here).await, None, "it may be open");
+    }
+
+    /// A machine whose disk takes no operation.
+    struct Hung;
+
+    impl crate::world::stand_in::Machine for Hung {
+        fn wall_time(&self) -> Time {
+            Time::from_epoch_s(1_795_492_100.0)
+        }
+
+        fn disk(&self) -> crate::world::stand_in::Until {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_on_a_disk_that_hangs_refuses_windows_in_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        crate::world::stand_in::set(Some(Arc::new(Hung)));
+        let mut keeper = keeper(dir.path(), &state);
+        for _ in 0..3 {
+            let asked = tokio::time::Instant::now();
+            let refused = keeper.take(intent("i1/1"), Estimate::default()).await;
+            assert!(asked.elapsed() <= TAKE_LIMIT, "{:?}", asked.elapsed());
+            let refused = refused.expect_err("nobody knows of other windows").to_string();
+            assert!(refused.contains("the disk does not answer"), "{refused}");
+        }
+        crate::world::stand_in::set(None);
     }
 }

@@ -156,3 +156,31 @@ fn what_a_killed_agent_left_is_given_back_when_it_is_back() {
         (&taken, &Value::from("closed"))
     );
 }
+
+#[test]
+fn a_store_on_a_disk_that_hangs_keeps_no_window_open_and_no_request_without_an_answer() {
+    let root = tempfile::tempdir().expect("a folder");
+    let bucket = bucket(root.path());
+    let started = pipe(root.path());
+    let program = format!("echo $$ > {}; sleep 600", started.display());
+    let member = Member::start(root.path(), "first", &program, "");
+    member.capture();
+    let program = fs::read_to_string(&started).expect("it runs");
+    let dir = member.dir.clone();
+    drop(member);
+    let Some(mut agent) = Agent::beside_hung_disk(&dir, &bucket, &["--config", "skewtrap.yaml"]) else {
+        return;
+    };
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    // What was killed and is not reaped yet has no environment.
+    let runs = || fs::read(format!("/proc/{}/environ", program.trim())).is_ok_and(|held| !held.is_empty());
+    let is_closed = (0..600).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !runs()
+    });
+    assert!(is_closed, "the window left behind is still open");
+    let told = agent.behind("incidents are not uploaded: ");
+    assert!(told.contains("the disk does not answer"), "{told}");
+    let health = crate::support::agent::answer_to(&url, "GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n");
+    assert!(health.contains("200 OK") && health.contains("the disk does not answer"), "{health}");
+}

@@ -11,7 +11,11 @@ use std::time::Duration;
 
 /// The program, at home in `dir` and with nothing of the test's own environment that matters to it.
 pub fn skewtrap(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_skewtrap"));
+    at_home(dir, env!("CARGO_BIN_EXE_skewtrap"))
+}
+
+fn at_home(dir: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(dir).env("NO_COLOR", "1").env("HOME", dir).stdin(Stdio::null());
     for name in ["STATE_DIRECTORY", "XDG_STATE_HOME", "SKEWTRAP_TOKEN", "SKEWTRAP_AGENT", "SKEWTRAP_LOG"] {
         command.env_remove(name);
@@ -37,13 +41,31 @@ pub struct Agent {
 impl Agent {
     pub fn start(dir: &Path, arguments: &[&str]) -> Self {
         fs::write(dir.join("server.log"), "").expect("written");
-        let mut process = skewtrap(dir)
-            .arg("run")
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
+        let mut command = skewtrap(dir);
+        command.arg("run").args(arguments);
+        Self::of(command)
+    }
+
+    /// One for which the disk of `folder` hangs; `None`, said loudly, where this user may not mount one.
+    pub fn beside_hung_disk(dir: &Path, folder: &Path, arguments: &[&str]) -> Option<Self> {
+        // A file system in user space that nobody serves, in a mount namespace of its own: it is gone with the agent.
+        let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung \"$0\" && exec \"$@\"";
+        let with_mount = || {
+            let mut command = at_home(dir, "unshare");
+            command.args(["-m", "sh", "-c", script]).arg(folder);
+            command
+        };
+        if !with_mount().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: a disk that hangs (no file system can be mounted here)");
+            return None;
+        }
+        let mut command = with_mount();
+        command.args([env!("CARGO_BIN_EXE_skewtrap"), "run"]).args(arguments);
+        Some(Self::of(command))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
         let (tx, said) = channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
