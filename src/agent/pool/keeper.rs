@@ -192,7 +192,9 @@ impl LeaseKeeper {
     async fn take(&mut self, intent: Intent, expected: Estimate) -> Result<Option<HeldLease>, Refusal> {
         let agent = self.state.agent().to_string();
         let nonce = format!("{agent}-{:016x}", fastrand::u64(..));
-        let intent = Intent { agent, host: host(), nonce, ..intent };
+        let server = self.servers.iter().find(|(name, _)| *name == intent.target);
+        let server = server.and_then(|(_, server)| server.address());
+        let intent = Intent { agent, host: host(), server, nonce, ..intent };
         let (steady, wall) = (self.steady, wall_time());
         let step = match self.lease().await {
             Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
@@ -480,9 +482,15 @@ impl Known<'_> {
             };
             return end.map_or(Proof::None, Proof::Ended);
         }
-        // An agent that lost its state: the server beside it may be another one by now.
-        let server = self.servers.iter().find(|(name, _)| *name == open.target && open.host == host());
-        let Some((_, server)) = server else { return Proof::None };
+        // An agent that lost its state: the server beside it may be another one by now. One of the same name elsewhere, beside
+        // another agent of this host, says nothing of it.
+        let is_there = |(name, server): &&(String, Server)| {
+            *name == open.target
+                && open.host == host()
+                && open.server.is_some()
+                && open.server == server.address()
+        };
+        let Some((_, server)) = self.servers.iter().find(is_there) else { return Proof::None };
         match instance_of(server, open.instance.as_deref()).await {
             Some(Reach::Another(_)) => Proof::ServerGone,
             _ => Proof::None,
@@ -578,5 +586,31 @@ mod tests {
             assert!(refused.contains("the disk does not answer"), "{refused}");
         }
         crate::world::stand_in::set(None);
+    }
+
+    #[tokio::test]
+    async fn only_the_server_at_the_same_address_proves_that_the_one_of_a_window_is_gone() {
+        use crate::demo::load::LoadTrack;
+        use crate::demo::sglang::{Config, Version, World};
+        use crate::demo::shell::{self, Stage};
+        let dir = tempfile::tempdir().expect("a folder");
+        let begin = Time::from_epoch_s(1_795_492_100.0);
+        let config = Config::new(Version::V0_5_16, 1, LoadTrack::constant(begin, &[(300, 0)]));
+        let stage = Stage { begin, speed: 5.0, log_path: dir.path().join("server.log"), port: 0, end: None };
+        let double = shell::start(World::new(config, begin), stage).await.expect("it starts");
+        let server = Server::new(client::unpooled(None).expect("a client"), &double.url, None, None);
+        let here = server.address();
+        let (state, servers) = (State::in_memory().expect("a state"), [("server".to_owned(), server)]);
+        let known = Known { state: &state, held: &BTreeSet::new(), returns: &[], servers: &servers };
+        let open = |server: Option<&str>| Intent {
+            agent: "another".into(),
+            host: host(),
+            instance: Some("the one before".into()),
+            server: server.map(str::to_owned),
+            ..intent("i1/1")
+        };
+        assert_eq!(known.proof_of(&open(here.as_deref())).await, Proof::ServerGone);
+        assert_eq!(known.proof_of(&open(Some("127.0.0.1:1"))).await, Proof::None, "another of that name");
+        assert_eq!(known.proof_of(&open(None)).await, Proof::None, "an agent of before did not say where");
     }
 }

@@ -155,6 +155,9 @@ pub struct Intent {
     pub host: String,
     /// The configured name of the server.
     pub target: String,
+    /// Where the server listens, as its agent reaches it: hosts may have several of one name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// What the server is, as it says itself: another instance has no window of this one.
     pub instance: Option<String>,
     /// The attempt, in the agent's own state.
