@@ -1,7 +1,7 @@
 //! Access control: the Host header, and the token, compared in constant time.
 //!
 //! Every change needs the token, on loopback too. Reading needs it where other machines can reach the
-//! address. A browser may send the token as the password of Basic authentication, but only for reading:
+//! address, and everywhere for files that hold the environment of the server. A browser may send the token as the password of Basic authentication, but only for reading:
 //! browsers send that password on their own, so a page elsewhere could use it to change something.
 
 use std::net::IpAddr;
@@ -44,13 +44,21 @@ impl Access {
             return Err(ApiError(StatusCode::MISDIRECTED_REQUEST, why.into()));
         }
         let reading = matches!(*method, Method::GET | Method::HEAD);
-        if reading && self.may_read_without_token {
-            return Ok(());
+        match reading && self.may_read_without_token {
+            true => Ok(()),
+            false => self.check_token(headers, reading),
         }
+    }
+
+    /// Whether the token is given. To read something a browser may give it as a password.
+    pub(super) fn check_token(&self, headers: &HeaderMap, reading: bool) -> Result<(), ApiError> {
         let own = || self.own_token.get().map(|own| digest_of(own.reveal().as_bytes()));
         let Some(token) = self.token.or_else(own) else {
-            let why = "nothing can be changed through this agent: it has no `token`, and no own one (its log says why; while a disk does not answer, /healthz does)";
-            return Err(ApiError(StatusCode::FORBIDDEN, why.into()));
+            let what = if reading { "this cannot be read" } else { "nothing can be changed" };
+            let why = format!(
+                "{what} through this agent: it has no `token`, and no own one (its log says why; while a disk does not answer, /healthz does)"
+            );
+            return Err(ApiError(StatusCode::FORBIDDEN, why));
         };
         match token_of(headers, reading) {
             Some(given) if bool::from(digest_of(&given).ct_eq(&token)) => Ok(()),
@@ -75,20 +83,20 @@ impl Access {
 }
 
 /// Passes an allowed request on, and answers any other.
-pub(super) async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    match access.check(request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => {
-            let unauthorised = error.0 == StatusCode::UNAUTHORIZED;
-            let mut response = error.into_response();
-            if unauthorised {
-                let challenge =
-                    HeaderValue::from_static("Basic realm=\"skewtrap\", Bearer realm=\"skewtrap\"");
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            }
-            response
+pub(super) async fn admit(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    let mut response = match access.check(request.method(), request.headers()) {
+        Ok(()) => {
+            // Some files need more.
+            request.extensions_mut().insert(access);
+            next.run(request).await
         }
+        Err(error) => error.into_response(),
+    };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Basic realm=\"skewtrap\", Bearer realm=\"skewtrap\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
+    response
 }
 
 /// Tokens are compared by digest, so that the time taken does not depend on their length either.

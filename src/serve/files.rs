@@ -4,18 +4,21 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
+use super::access::Access;
 use super::{ApiError, Shared};
+use skewtrap_core::fleet::is_secret;
 use skewtrap_core::incident::Incident;
 
 /// The largest `incident.json`, in bytes.
@@ -30,6 +33,9 @@ const DEPTH: usize = 4;
 pub(super) struct BundleFile {
     path: String,
     size: u64,
+    /// It may hold the environment of the server, which other users of this machine cannot read either.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    needs_token: bool,
 }
 
 pub(super) async fn list(
@@ -48,8 +54,13 @@ pub(super) async fn list(
 
 pub(super) async fn file(
     State(shared): State<Shared>,
+    Extension(access): Extension<Arc<Access>>,
+    headers: HeaderMap,
     UrlPath((id, path)): UrlPath<(String, String)>,
 ) -> Result<Response, ApiError> {
+    if is_secret(&path) {
+        access.check_token(&headers, true)?;
+    }
     let kind = kind_of(&path);
     let opened = crate::world::blocking(move || {
         let steps: Vec<&str> = std::iter::once(&*id).chain(path.split('/')).collect();
@@ -121,7 +132,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<BundleFile>) {
         if metadata.is_dir() && depth > 0 {
             walk(&dir.join(&name), &format!("{path}/"), depth - 1, files);
         } else if metadata.is_file() {
-            files.push(BundleFile { path, size: metadata.len() });
+            files.push(BundleFile { needs_token: is_secret(&path), path, size: metadata.len() });
         }
     }
 }

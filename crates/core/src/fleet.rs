@@ -72,6 +72,12 @@ const NSIGHT: [&str; 11] = [
     "-journal",
 ];
 
+/// Whether a file of a bundle, by its path in it, may hold the environment and the output of the server.
+pub fn is_secret(path: &str) -> bool {
+    // What a capture left half done may be a part of a report under any name.
+    NSIGHT.iter().any(|end| path.ends_with(end)) || path.starts_with("left") && path.contains('/')
+}
+
 /// The name in the incident's folder under which a file of its bundle is stored; `None` if it stays here.
 ///
 /// `path` is relative to the bundle: `summaries/dp2.summary.json` is stored as `dp2/summary.json`, that of a
@@ -90,9 +96,7 @@ pub fn object_of(path: &str, share: Share) -> Option<String> {
     if folder.is_empty() && name == RECORD || name == "pinned" {
         return None;
     }
-    // What a capture left half done may be a part of a report under any name.
-    let is_secret = NSIGHT.iter().any(|end| name.ends_with(end)) || folder.starts_with("left");
-    let allowed = if is_secret { share.secrets } else { share.raw };
+    let allowed = if is_secret(path) { share.secrets } else { share.raw };
     allowed.then(|| path.to_owned())
 }
 

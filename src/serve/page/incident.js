@@ -120,7 +120,8 @@ function fileRow(i, href, file) {
     ? el("button", { type: "button", "data-key": "perfetto " + file.path, title: "opens ui.perfetto.dev and hands it this file; it is sent to no server", "aria-label": "Open " + file.path + " in Perfetto",
         onclick: () => openInPerfetto(href(file.path), title, words => { note.textContent = words; }) }, "Perfetto")
     : "";
-  return el("li", { class: "file" }, el("a", { href: href(file.path), download: isTrace(file.path) }, file.path), el("span", { class: "quiet num" }, bytes(file.size)), perfetto, note);
+  return el("li", { class: "file" }, el("a", { href: href(file.path), download: isTrace(file.path) }, file.path), el("span", { class: "quiet num" }, bytes(file.size)),
+    file.needs_token ? el("span", { class: "quiet", title: "it may hold the environment of the server; give the agent's token as the password" }, "asks for the agent's token") : "", perfetto, note);
 }
 
 const rankOf = (i, file) => i.capture.state === "done" ? (i.capture.files.find(f => f.path.split("/").at(-1) === file.path.split("/").at(-1)) || {}).rank : null;

@@ -454,6 +454,41 @@ async fn an_incident_of_an_earlier_run_and_its_files_can_be_read() {
 }
 
 #[tokio::test]
+async fn a_file_with_the_environment_of_the_server_needs_the_token_on_loopback_too() {
+    let agent = Agent::start().await;
+    bundle(&agent);
+    let dir = agent.dir.path().join("incidents/20261124T1-kept");
+    std::fs::create_dir_all(dir.join("left-2")).unwrap();
+    for secret in ["traces/a.nsys-rep", "traces/a.sqlite", "left-2/part"] {
+        std::fs::write(dir.join(secret), "HF_TOKEN=s3cret").unwrap();
+    }
+    let get = |path: &str, token: Option<&str>| {
+        let request = agent.http.get(agent.url(&format!("/api/v1/incidents/20261124T1-kept/files/{path}")));
+        token.map_or(request.try_clone().unwrap(), |token| request.bearer_auth(token)).send()
+    };
+    for path in
+        ["traces/a.nsys-rep", "traces/a.sqlite", "left-2/part", "traces/a%2Ensys-rep", "%6ceft-2/part"]
+    {
+        let bare = get(path, None).await.unwrap();
+        assert_eq!(bare.status(), 401, "{path}");
+        assert!(bare.headers().contains_key("www-authenticate"), "a browser asks for it");
+        assert!(!bare.text().await.unwrap().contains("s3cret"));
+        assert_eq!(get(path, Some("other")).await.unwrap().status(), 401, "{path}");
+        assert_eq!(
+            get(path, Some("t0ken")).await.unwrap().text().await.unwrap(),
+            "HF_TOKEN=s3cret",
+            "{path}"
+        );
+    }
+    assert_eq!(get("report.html", None).await.unwrap().status(), 200);
+    let (_, files) = agent.get("/api/v1/incidents/20261124T1-kept/files").await;
+    let files = files.as_array().unwrap().iter();
+    let secret: Vec<&str> =
+        files.filter(|f| f["needs_token"] == true).map(|f| f["path"].as_str().unwrap()).collect();
+    assert_eq!(secret, ["left-2/part", "traces/a.nsys-rep", "traces/a.sqlite"]);
+}
+
+#[tokio::test]
 async fn no_path_leads_out_of_a_bundle() {
     let agent = Agent::start().await;
     bundle(&agent);
