@@ -15,6 +15,7 @@ use crate::cause::CauseKind;
 use crate::incident::{CaptureOutcome, Incident, Record};
 use crate::printable::printable;
 use crate::rule::Severity;
+use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::Kind;
@@ -112,6 +113,10 @@ pub fn shared(record: &Record, share: Share) -> Record {
     let incident = &mut record.incident;
     if let Some(death) = &mut incident.died {
         withhold(&mut death.line);
+    }
+    // Of a window that an alert asked for these are the alert's labels.
+    if incident.is_by_hand() {
+        incident.group = Labels::default();
     }
     // Of what no rule measured it is a line of the log, or why somebody asked for a capture.
     if incident.finding.measured.is_none() {

@@ -130,6 +130,40 @@ fn an_ended_incident_is_in_the_store_with_its_summaries_and_without_what_people_
 }
 
 #[test]
+fn what_an_alert_says_stays_on_its_host() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let bucket = dir.path().join("bucket");
+    fs::create_dir(&bucket).expect("a folder");
+    let mut agent = agent(dir.path(), "capture: { command: { argv: [sh, -c, 'true'], time_limit: 20s } }\n");
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    let token = fs::read_to_string(dir.path().join("state/api-token")).expect("its own");
+    let alert = serde_json::json!({
+        "status": "firing",
+        "labels": { "alertname": "slow", "customer": TOKEN },
+        "annotations": { "summary": PROMPT },
+        "startsAt": "2026-11-24T03:48:45Z",
+        "fingerprint": "f1",
+    });
+    let body = serde_json::json!({ "alerts": [alert] }).to_string();
+    let asked = answer_to(
+        &url,
+        &format!(
+            "POST /api/v1/alerts HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            token.trim(),
+            body.len()
+        ),
+    );
+    assert!(asked.contains("a window is being opened"), "{asked}");
+    agent.until("uploaded to");
+    let files = files_below(&bucket);
+    assert!(files.iter().any(|path| path.ends_with("incident.json")), "{files:?}");
+    for path in files {
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(!text.contains(PROMPT) && !text.contains(TOKEN), "{path:?}: {text}");
+    }
+}
+
+#[test]
 fn a_store_that_is_not_there_is_told_and_the_watching_goes_on() {
     let dir = tempfile::tempdir().expect("a folder");
     bundle_of(dir.path(), ID);

@@ -71,6 +71,20 @@ fn a_record_leaves_its_host_without_text_of_logs_and_without_what_was_said_to_th
     assert_eq!(shared(&record, Share { raw: true, secrets: false }), record);
 }
 
+#[test]
+fn the_labels_of_an_alert_that_asked_for_a_window_stay_on_its_host_and_those_of_a_rule_leave_it() {
+    use skewtrap_trace::labels::{LabelValue, Labels};
+    let group = Labels([("customer".into(), LabelValue::Text("my secret".into()))].into());
+    let of = |rule: &str| {
+        let incident = Incident { rule: rule.into(), group: group.clone(), ..incident("one", 2) };
+        Record::new("agent".into(), incident)
+    };
+    let by_alert = of(crate::incident::BY_HAND);
+    assert_eq!(shared(&by_alert, Share::default()).incident.group, Labels::default());
+    assert_eq!(shared(&by_alert, Share { raw: true, secrets: false }), by_alert);
+    assert_eq!(shared(&of("dp-load-skew"), Share::default()).incident.group, group);
+}
+
 /// What of a record may leave its host as it is: what agents say and what names things.
 const LEAVES: [&str; 11] = [
     "/agent",
