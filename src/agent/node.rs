@@ -23,8 +23,8 @@ use skewtrap_core::fleet::gather::{
     node_object, report_object, summary_object, windows_folder,
 };
 use skewtrap_core::fleet::lease::StoreClock;
-use skewtrap_fleet::Store;
 use skewtrap_fleet::upload::Destination;
+use skewtrap_fleet::{Store, StoreError};
 use skewtrap_trace::rank::{Rank, RankId};
 use skewtrap_trace::summary;
 use skewtrap_trace::time::Time;
@@ -60,8 +60,15 @@ pub async fn run(plan: NodePlan, cancel: CancellationToken) -> anyhow::Result<()
         to.pool,
         to.store.address()
     );
-    let mut node =
-        Node { plan, to, open: BTreeMap::new(), known: BTreeSet::new(), said_at: None, clock: None };
+    let mut node = Node {
+        plan,
+        to,
+        open: BTreeMap::new(),
+        known: BTreeSet::new(),
+        troubles: BTreeMap::new(),
+        said_at: None,
+        clock: None,
+    };
     let (mut pause, mut told) = (EVERY, None);
     loop {
         let went = tokio::select! {
@@ -88,8 +95,10 @@ struct Node {
     plan: NodePlan,
     to: Destination,
     open: BTreeMap<String, Collection>,
-    /// Manifests that were read.
+    /// Manifests that were read, or never can be.
     known: BTreeSet<String>,
+    /// What was told of windows that fail and are tried again, by their marks.
+    troubles: BTreeMap<String, String>,
     /// When it said last that it is there.
     said_at: Option<Instant>,
     /// The store's clock beside the wall clock, as it was measured then.
@@ -108,14 +117,18 @@ struct Collection {
 }
 
 impl Node {
+    /// One window that fails keeps no other: what is wrong with it is told, and it is tried again.
+    ///
+    /// # Errors
+    /// The store cannot be asked for windows.
     async fn round(&mut self) -> anyhow::Result<()> {
         self.say_so().await?;
-        self.look_for_windows().await?;
-        let (to, paths) = (self.to.clone(), self.plan.paths.clone());
+        let mut went = self.look_for_windows().await?;
         for (mark, collection) in &mut self.open {
             let scratch = self.plan.scratch.join(mark);
-            collection.round(&to, &paths, &scratch).await?;
+            went.push((mark.clone(), collection.round(&self.to, &self.plan.paths, &scratch).await));
         }
+        self.tell(went);
         let now = Instant::now();
         self.open.retain(|mark, collection| {
             let is_open = collection.until > now;
@@ -142,29 +155,52 @@ impl Node {
         Ok(())
     }
 
-    async fn look_for_windows(&mut self) -> anyhow::Result<()> {
+    /// Says what is wrong with windows, once as long as it is the same.
+    fn tell(&mut self, went: Vec<(String, anyhow::Result<()>)>) {
+        let before = std::mem::take(&mut self.troubles);
+        for (mark, trouble) in went.into_iter().filter_map(|(mark, went)| Some((mark, went.err()?))) {
+            let why = format!("{trouble:#}");
+            if before.get(&mark) != Some(&why) {
+                warn!(window = %mark, "what this host has of a window cannot be brought: {why}; it is tried again");
+            }
+            self.troubles.insert(mark, why);
+        }
+    }
+
+    /// Takes up the windows whose manifests have come, and gives how each went.
+    async fn look_for_windows(&mut self) -> anyhow::Result<Vec<(String, anyhow::Result<()>)>> {
         let folder = windows_folder(&self.to.pool);
         // Marks begin with the time of the incident: `20261124T034845Z-...`.
         let since = mark_begins(wall_time() - LOOK_BACK);
         let names = self.to.store.list_after(&folder, &format!("{folder}/{since}")).await?;
         self.known.retain(|known| names.binary_search(known).is_ok());
         let new = names.into_iter().filter(|n| mark_of_manifest(n).is_some() && !self.known.contains(n));
+        let mut all = Vec::new();
         for name in new.collect::<Vec<_>>() {
-            self.take_up(&name).await?;
-            self.known.insert(name);
+            let went = self.take_up(&name).await;
+            all.push((mark_of_manifest(&name).unwrap_or_default().to_owned(), went));
+            if all.last().is_some_and(|(_, went)| went.is_ok()) {
+                self.known.insert(name);
+            }
         }
-        Ok(())
+        Ok(all)
     }
 
     async fn take_up(&mut self, name: &str) -> anyhow::Result<()> {
-        let Some((bytes, stamped_at)) = self.to.store.get_stamped(name).await? else { return Ok(()) };
+        let found = match self.to.store.get_stamped(name).await {
+            // It gets no smaller.
+            Err(error @ StoreError::TooLarge { .. }) => {
+                tell_unreadable(name, &error.to_string());
+                return Ok(());
+            }
+            found => found?,
+        };
+        let Some((bytes, stamped_at)) = found else { return Ok(()) };
         let age = self.clock.map_or(Duration::ZERO, |clock| clock.age_at_most(stamped_at, wall_time()));
         let manifest = match WindowManifest::read(name, &bytes) {
             Ok(manifest) => manifest,
             Err(why) => {
-                warn!(
-                    "a window's manifest cannot be read, so its ranks on this host are not brought: {name}: {why}"
-                );
+                tell_unreadable(name, &why);
                 return Ok(());
             }
         };
@@ -195,6 +231,7 @@ impl Collection {
         };
         let (dir, marks, engine) = (manifest.dir.clone(), manifest.marks.clone(), manifest.engine);
         let found = crate::world::blocking(move || files_of(&folder, &dir, &marks, engine)).await?;
+        let mut trouble = None;
         for file in found {
             // One that has not changed since the last look is read.
             let before = self.seen.insert(file.path.clone(), file.clone());
@@ -204,8 +241,11 @@ impl Collection {
             if before.as_ref() != Some(&file) || is_read {
                 continue;
             }
-            let read = self.bring(&to.store, &to.pool, &file, scratch).await?;
-            self.read.insert(file.path, read);
+            match self.bring(&to.store, &to.pool, &file, scratch).await {
+                Ok(read) => drop(self.read.insert(file.path, read)),
+                // Those behind it may go well.
+                Err(error) => trouble = Some(error),
+            }
         }
         let report = NodeReport {
             report: gather::VERSION,
@@ -218,7 +258,7 @@ impl Collection {
             to.store.put(&name, serde_json::to_vec_pretty(&report)?.into()).await?;
             self.reported = Some(report);
         }
-        Ok(())
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Reads a file to its end, and brings the summary of its rank into the store.
@@ -283,6 +323,10 @@ impl Collection {
         }
         Ok(file)
     }
+}
+
+fn tell_unreadable(name: &str, why: &str) {
+    warn!("a window's manifest cannot be read, so its ranks on this host are not brought: {name}: {why}");
 }
 
 /// With what the marks of the windows of that second begin: `20261124T034845`.

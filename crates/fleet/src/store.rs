@@ -85,6 +85,16 @@ pub enum StoreError {
         /// What went wrong.
         why: String,
     },
+    /// An object is larger than any that is read.
+    #[error("{store}: {name} has {bytes} bytes, and more than {LARGEST} are not read")]
+    TooLarge {
+        /// Its address.
+        store: String,
+        /// The object.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
     /// The lease is in Kubernetes, and cannot be used there.
     #[error("{0}")]
     Kubernetes(String),
@@ -215,11 +225,14 @@ impl Store {
 
     /// Whether an object of that size is read: other hosts write into a store, too.
     pub(crate) fn is_read(&self, size: u64, name: &str) -> Result<(), StoreError> {
-        if size <= LARGEST {
-            return Ok(());
+        match size <= LARGEST {
+            true => Ok(()),
+            false => Err(StoreError::TooLarge {
+                store: self.address.to_string(),
+                name: name.to_owned(),
+                bytes: size,
+            }),
         }
-        let why = format!("{name} has {size} bytes, and more than {LARGEST} are not read");
-        Err(StoreError::Failed { store: self.address.to_string(), why })
     }
 
     /// The names below a folder, sorted.

@@ -16,7 +16,7 @@ use skewtrap::config::store::StoreConfig;
 use skewtrap::demo::sglang::World;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
-use skewtrap_core::fleet::gather::{Gathered, VERSION, WindowManifest, manifest_object};
+use skewtrap_core::fleet::gather::{Gathered, VERSION, WindowManifest, manifest_object, report_object};
 use skewtrap_fleet::upload::Destination;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::verdict::Kind;
@@ -221,6 +221,40 @@ async fn under_attention_dp_the_files_of_tensorrt_llm_are_those_of_the_dp_ranks(
     assert_eq!(gathered.notes(), Vec::<String>::new());
     let ranks: Vec<String> = compared(&[into]).ranks.iter().map(ToString::to_string).collect();
     assert_eq!(ranks, ["DP0", "DP1"]);
+}
+
+#[tokio::test]
+async fn one_window_that_cannot_be_read_or_reported_keeps_no_other_from_a_node() {
+    let root = tempfile::tempdir().expect("a folder");
+    let windows = root.path().join("bucket").join(POOL).join("windows");
+    let marks = ["a-too-large", "b-blocked", "c-good"].map(mark);
+    let [large, blocked, good] = &marks;
+    fs::create_dir_all(windows.join(large)).expect("a folder");
+    let object = fs::File::create(windows.join(large).join("manifest.json")).expect("created");
+    // More than is read of any object.
+    object.set_len(65 << 20).expect("a hole");
+    let to = leader(root.path());
+    for mark in [blocked, good] {
+        let text = serde_json::to_vec(&manifest(mark)).expect("plain data");
+        to.store.put(&manifest_object(POOL, mark), text.into()).await.expect("stored");
+    }
+    fs::write(windows.join(blocked).join("nodes"), "where the reports are to be").expect("written");
+    let (mut node, _) = node(root.path(), 0, "/profiles");
+    let heard = node.until(&format!("window={good}"));
+    let about = |mark: &str| heard.iter().filter(|line| line.contains(mark)).count();
+    assert_eq!((about(large), about(blocked)), (1, 1), "{heard:#?}");
+    let report = report_object(POOL, good, "node0");
+    let mut there = false;
+    for _ in 0..200 {
+        there = to.store.get(&report).await.expect("read").is_some();
+        if there {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(there, "the node says what it has of the good one");
+    let told = node.until(&format!("window={blocked}")).pop().expect("it is told");
+    assert!(told.contains("cannot be brought"), "{told}");
 }
 
 #[test]
