@@ -23,6 +23,7 @@ pub mod pool;
 mod probe;
 pub mod receivers;
 mod recovered;
+mod reload;
 pub mod report;
 #[cfg(test)]
 mod simulation;
@@ -50,6 +51,7 @@ use self::capture::{CaptureStore, Taken};
 use self::cost::Meter;
 use self::notifier::Notifier;
 use self::plan::{Plan, TargetPlan};
+use self::reload::{ReloadRequester, Reloading};
 pub use self::supervise::BackgroundRuntime;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
@@ -228,7 +230,8 @@ pub struct Agent {
     immediate: ImmediateFlush,
     /// How each probe is told that a source lost its server, in the order of the targets.
     probes: Vec<Arc<Notify>>,
-    reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
+    reload: ReadConfiguration,
+    reloading: Reloading,
     /// Why the configuration could not be read again, the last time.
     reload_problem: Option<ReloadProblem>,
     /// The receivers as they were configured when it was started.
@@ -239,7 +242,11 @@ pub struct Agent {
     of_one_load: BTreeSet<TargetId>,
 }
 
+/// Reads the configuration again; it may wait for a disk.
+pub type ReadConfiguration = Arc<dyn Fn() -> anyhow::Result<Reload> + Send + Sync>;
+
 /// What a configuration that was read again changes.
+#[derive(Debug)]
 pub struct Reload {
     /// The rules.
     pub rules: Vec<skewtrap_core::rule::Rule>,
@@ -251,6 +258,8 @@ pub struct Reload {
     pub receivers: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
     pub manual_capture: CaptureSpec,
+    /// Whether the agent is to end, for another to begin with what changed beside that.
+    pub begins_anew: bool,
 }
 
 /// How the agent is run.
@@ -259,12 +268,12 @@ pub struct Run {
     pub clock: Clock,
     /// Ends it.
     pub cancel: CancellationToken,
-    /// Each one reads the configuration again.
-    pub reloads: mpsc::Receiver<()>,
+    /// At each notification the configuration is read again. One that comes while no agent runs is for the next.
+    pub reloads: Arc<Notify>,
     /// Called with every effect.
     pub on_effect: OnEffect,
     /// Reads the configuration again.
-    pub reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
+    pub reload: ReadConfiguration,
     /// Whether the API is served.
     pub serves: bool,
     /// Where windows, deliveries and the API run, so that they do not wait for the loop; `None`: beside it
@@ -297,8 +306,8 @@ struct Inputs {
     cancel: CancellationToken,
     /// What receivers took.
     delivered: mpsc::Receiver<DeliveryReport>,
-    /// Each one reads the configuration again.
-    reloads: mpsc::Receiver<()>,
+    /// At each notification the configuration is read again.
+    reloads: Arc<Notify>,
     /// What people ask of it.
     requests: mpsc::Receiver<Command>,
     inbox: mpsc::Receiver<AgentEvent>,
@@ -326,7 +335,15 @@ impl Agent {
                 Some(report) = inputs.delivered.recv() => self.delivered(report),
                 // Another agent has the state, say: its windows are that agent's.
                 opened = awaited::opened(&mut self.awaited) => self.take_over(opened?, effects),
-                Some(()) = inputs.reloads.recv() => self.reload_signalled(effects),
+                () = inputs.reloads.notified() => self.request_reload(ReloadRequester::Signal),
+                read = reload::read(&mut self.reloading) => {
+                    if self.reloaded(read, effects) {
+                        // What changed since is for the agent after this one.
+                        inputs.reloads.notify_one();
+                        self.carry_out(effects);
+                        return Ok(());
+                    }
+                }
                 Some(command) = inputs.requests.recv() => self.command(command, effects),
                 _ = tick.tick() => self.tick(effects),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => self.tick(effects),

@@ -13,6 +13,7 @@ use super::awaited::{self, AwaitingDisk, OPEN_LIMIT, Opening};
 use super::capture::CaptureStore;
 use super::notifier::Notifier;
 use super::plan::{self, Plan};
+use super::reload::Reloading;
 use super::startup::{self, Opened};
 use super::supervise::Supervisor;
 use super::{Agent, INBOX, Inputs, Run, archive};
@@ -131,6 +132,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         immediate,
         probes,
         reload,
+        reloading: Reloading::default(),
     };
     let mut effects = Vec::new();
     agent.count_dropped();

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::warn;
 
 use super::Agent;
-use super::receivers;
+use super::reload::{ReloadRequester, answer_when_read};
 use super::window::WindowSignal;
 use crate::act::state::StateError;
 use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
@@ -16,8 +15,8 @@ use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::factor::{Mark, MarkEffect};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
-use skewtrap_core::status::{ReloadProblem, Silence};
-use skewtrap_core::watch::{Effect, Event, ManualRequest, Setup};
+use skewtrap_core::status::Silence;
+use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
 /// How long an answer waits for the disk: less than whoever asked waits for the answer.
 const DISK_LIMIT: Duration = Duration::from_secs(3);
@@ -39,13 +38,11 @@ impl Agent {
         match ask {
             Action::Capture(request) => self.request_capture(request, effects).into(),
             Action::Stop { target } => self.stop_windows(target.as_deref()).into(),
-            Action::Reload => match self.reload_now(effects) {
-                Ok((rules, waiting)) => {
-                    let rules = format!("{rules} rules are in force");
-                    done([vec![rules], waiting].concat().join("; ")).into()
-                }
-                Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") }.into(),
-            },
+            Action::Reload => {
+                let (answer, answered) = oneshot::channel();
+                self.request_reload(ReloadRequester::Api(answer));
+                Reply::Later(Box::pin(answer_when_read(answered)))
+            }
             Action::Silence { rule, target, duration, why } => {
                 self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
@@ -96,32 +93,6 @@ impl Agent {
                 Err(_) => Answer::Refused { why: format!("the disk of the bundles {HANGS}") },
             }
         }))
-    }
-
-    /// Reads the configuration again; gives how many rules there are now, and what is not in force
-    /// before a restart.
-    ///
-    /// # Errors
-    /// It is wrong; then nothing changes.
-    pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<(usize, Vec<String>)> {
-        let read = (self.reload)();
-        let problem =
-            |error: &anyhow::Error| ReloadProblem { at: self.clock.now(), why: format!("{error:#}") };
-        self.reload_problem = read.as_ref().err().map(problem);
-        let new = read?;
-        let count = new.rules.len();
-        if let Some(awaited) = &mut self.awaited {
-            let (rules, catalog, own) = (new.rules.clone(), new.catalog.clone(), new.own.clone());
-            awaited.setup = Setup { rules, catalog, own, ..awaited.setup.clone() };
-        }
-        let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, own: new.own };
-        self.watch.handle(event, self.clock.now(), effects);
-        self.manual_capture = new.manual_capture;
-        let waiting = receivers::waiting(&self.configured, &new.receivers);
-        for sentence in &waiting {
-            warn!("{sentence}");
-        }
-        Ok((count, waiting))
     }
 
     /// Windows may open again where one hurt the server.

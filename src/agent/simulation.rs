@@ -29,7 +29,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::scenario::{Fault, Kind, Scenario};
@@ -182,9 +181,9 @@ async fn agent_lives(
     let how = Run {
         clock: Clock::start(),
         cancel: cancel.clone(),
-        reloads: mpsc::channel(1).1,
+        reloads: Arc::default(),
         on_effect: note(world.clone(), seen.clone()),
-        reload: Box::new(|| anyhow::bail!("nothing is read again")),
+        reload: Arc::new(|| anyhow::bail!("nothing is read again")),
         serves: false,
         background: None,
     };

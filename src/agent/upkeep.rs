@@ -1,10 +1,9 @@
-//! What the loop does beside its events: it publishes its status, makes room for bundles, reads its
-//! configuration again, and ends.
+//! What the loop does beside its events: it publishes its status, makes room for bundles, and ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::archive::Job;
 use super::commands::Reply;
@@ -161,15 +160,6 @@ impl Agent {
     pub(super) fn silenced_until(&self, record: &Record) -> Option<Time> {
         let incident = &record.incident;
         self.watch.silenced_until(&incident.rule, &incident.target, self.clock.now())
-    }
-
-    pub(super) fn reload_signalled(&mut self, effects: &mut Vec<Effect>) {
-        systemd::reloading();
-        match self.reload_now(effects) {
-            Ok((rules, _)) => info!("the configuration was read again; {rules} rules are in force"),
-            Err(error) => warn!("{error:#}; the old rules stay in force"),
-        }
-        systemd::ready("watching");
     }
 
     /// Says in the log, once, that nothing can be compared on a server: whoever starts the agent sees it there first.

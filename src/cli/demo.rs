@@ -131,21 +131,19 @@ async fn play(out: &Path) -> anyhow::Result<()> {
     let double = incident::start(out, SPEED).await.context("the double of the server did not start")?;
     let plan = plan(out, &double)?;
     let cancel = CancellationToken::new();
-    // The sender must live: a closed channel would be polled without end.
-    let (_reload, reloads) = tokio::sync::mpsc::channel(1);
     let blamed = Blamed::default();
     let shown = blamed.clone();
     let clock = double.clock;
     let run = agent::Run {
         clock: Clock::played(double.clock.now(), double.clock.speed()),
         cancel: cancel.clone(),
-        reloads,
+        reloads: Arc::default(),
         on_effect: Box::new(move |effect| {
             let was_firing = shown.lock().is_ok_and(|rank| rank.is_some());
             note_blamed(effect, &shown);
             print_effect(effect, clock, was_firing);
         }),
-        reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
+        reload: Arc::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
         background: None,
     };

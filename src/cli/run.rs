@@ -1,30 +1,26 @@
 //! `skewtrap run`: the agent beside a live server.
 
 mod configuration;
+mod lives;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::Sender;
-use tokio::time::MissedTickBehavior;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
-use self::configuration::{config_and_files, fetch_list, fetched_list};
+use self::configuration::config_and_files;
 pub use self::configuration::{config_of, source_of};
+use self::lives::{Life, ListFetcher, Watched};
 use super::wrong;
-use crate::agent::plan::{Flags, Plan, rules_of};
-use crate::agent::{self, BackgroundRuntime, Reload};
-use crate::clock::Clock;
+use crate::agent::BackgroundRuntime;
+use crate::agent::plan::{Flags, Plan};
 use crate::config::file::{Config, LogFormatText};
-use crate::config::signal::own_signals_of;
-use crate::config::target::Target;
 use crate::observe::changed::Changed;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::sizing::max_stall_of;
@@ -166,12 +162,20 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let background = BackgroundRuntime::start()?;
-    if let Some(from) = config.discover.clone()
-        && let Some(every) = from.every()
-    {
-        background.handle().spawn(fetch_list(from, every, fetched_list(&config)));
-    }
-    let ended = own.block_on(watch(args.clone(), plan, read, background.handle().clone()));
+    let mut fetching = ListFetcher::new(background.handle().clone());
+    fetching.fetch_for(&config);
+    let watched = Watched {
+        args: args.clone(),
+        changed: Changed::since_now(&read),
+        files: Arc::new(Mutex::new(read)),
+        fetching: Arc::new(Mutex::new(fetching)),
+        background: background.handle().clone(),
+    };
+    let ended = own.block_on(watched.watch(Life {
+        plan,
+        discovers: config.discover.is_some(),
+        targets: config.targets,
+    }));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
     background.end(Duration::from_secs(1));
@@ -241,149 +245,6 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     // Where it cannot be raised, the sources that lack a connection say so.
     let _ = setrlimit(Resource::Nofile, limit);
-}
-
-/// Runs the agent; where the list of discovered targets changes, it is ended like any other and started anew with the
-/// new list: what it holds is on disk.
-async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, background: Handle) -> anyhow::Result<()> {
-    let cancel = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        stop.cancel();
-    });
-    let files = Arc::new(Mutex::new(files));
-    let mut plan = plan;
-    loop {
-        let targets = servers_of(&plan);
-        let other = Arc::new(Mutex::new(None));
-        run_once(&args, plan, &files, background.clone(), (cancel.child_token(), other.clone())).await?;
-        if cancel.is_cancelled() {
-            return Ok(());
-        }
-        let Some(next) = other.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
-        plan = next;
-        let now = servers_of(&plan);
-        let (come, gone) = (difference(&now, &targets), difference(&targets, &now));
-        tracing::info!("the list of targets has changed: {come} came, {gone} went");
-        announce(&plan);
-    }
-}
-
-/// The names and addresses of the servers, to tell one list from another.
-fn servers_of(plan: &Plan) -> Vec<(String, String)> {
-    let base = |t: &crate::agent::plan::TargetPlan| {
-        t.server.as_ref().map_or_else(String::new, |s| s.base().to_owned())
-    };
-    plan.targets.iter().map(|t| (t.name.to_string(), base(t))).collect()
-}
-
-fn difference(of: &[(String, String)], without: &[(String, String)]) -> usize {
-    of.iter().filter(|server| !without.contains(server)).count()
-}
-
-/// One life of the agent. Where the discovered targets change, the plan of the next life is left in `other` and it ends.
-async fn run_once(
-    args: &RunArgs,
-    plan: Plan,
-    files: &Arc<Mutex<Vec<PathBuf>>>,
-    background: Handle,
-    (cancel, other): (CancellationToken, Arc<Mutex<Option<Plan>>>),
-) -> anyhow::Result<()> {
-    let (requests, reloads) = tokio::sync::mpsc::channel(1);
-    let changed = Changed::since_now(&files.lock().unwrap_or_else(PoisonError::into_inner).clone());
-    let watching =
-        tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), requests));
-    let flags = Flags { watch_only: args.watch_only, from_start: false };
-    let (args, files, ends) = (args.clone(), files.clone(), cancel.clone());
-    let targets = servers_of(&plan);
-    let run = agent::Run {
-        clock: Clock::start(),
-        cancel,
-        reloads,
-        on_effect: Box::new(|_| {}),
-        reload: Box::new(move || {
-            let (config, seen) = config_and_files(&args);
-            let (new, errors) = (seen.files.into_inner(), seen.errors.into_inner());
-            // A broken file names no other files, so those that it named before are still watched.
-            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-            match &config {
-                Ok(_) => *files = new,
-                Err(_) => {
-                    let fresh: Vec<PathBuf> = new.into_iter().filter(|n| !files.contains(n)).collect();
-                    files.extend(fresh);
-                }
-            }
-            let config = config.map_err(|error| match errors.is_empty() {
-                true => error,
-                false => error.context(errors.join("; ")),
-            })?;
-            if config.discover.is_some() && !is_of(&config, &targets) {
-                // One that cannot be followed, for want of a key say, ends nothing.
-                let next = Plan::of(&config, &flags)?;
-                *other.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
-                ends.cancel();
-            }
-            Ok(Reload {
-                rules: rules_of(&config),
-                catalog: config.catalog.clone(),
-                own: own_signals_of(&config.signals, &config.catalog, &config.targets),
-                receivers: config.receivers,
-                manual_capture: config.capture,
-            })
-        }),
-        serves: true,
-        background: Some(background),
-    };
-    let ended = agent::run(plan, run).await;
-    watching.abort();
-    ended
-}
-
-/// Whether a configuration has these servers.
-fn is_of(config: &Config, servers: &[(String, String)]) -> bool {
-    let of = |t: &Target| (t.name.to_string(), t.url.clone().unwrap_or_default());
-    config.targets.len() == servers.len() && config.targets.iter().all(|t| servers.contains(&of(t)))
-}
-
-/// Requests a reload of the configuration at every SIGHUP, and whenever a file that it was read from has
-/// changed.
-async fn request_reloads(
-    mut hangups: Signal,
-    mut changed: Changed,
-    files: Arc<Mutex<Vec<PathBuf>>>,
-    requests: Sender<()>,
-) {
-    let current_files = || files.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut ticks = tokio::time::interval(CHECK_FILES_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        let is_hangup = tokio::select! {
-            hangup = hangups.recv() => hangup.is_some(),
-            _ = ticks.tick() => false,
-        };
-        let files_now = current_files();
-        // A file system that hangs must not hang the agent.
-        let check = crate::world::blocking(move || {
-            let is_changed = if is_hangup {
-                changed = Changed::since_now(&files_now);
-                true
-            } else {
-                changed.poll(&files_now)
-            };
-            (changed, is_changed)
-        });
-        let Ok((back, is_changed)) = check.await else { return };
-        changed = back;
-        if is_changed {
-            // A request that is pending will read the newest files.
-            let _ = requests.try_send(());
-        }
-    }
 }
 
 /// Logs what the agent may do to the server, before it does anything.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::support::agent::{Agent, answer_to};
+use crate::support::agent::{Agent, answer_to, skewtrap};
 use crate::support::stage::hook;
 
 fn list(dir: &Path, text: &str) {
@@ -115,6 +115,102 @@ async fn pods_of_kubernetes_come_and_go_by_their_names() {
         agent.until("the list of targets has changed: 1 came, 0 went");
         let url = agent.behind("status page and API on ").trim().to_owned();
         assert_eq!(watched(&url), ["chat-0", "chat-1"]);
+    };
+    skewtrap::world::blocking(talk).await.expect("it runs");
+}
+
+/// A pipe: reading it waits until somebody writes.
+fn pipe(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+}
+
+#[test]
+fn a_list_that_changes_while_the_agent_begins_anew_is_watched_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().display();
+    let (started, ends) = (dir.path().join("started"), dir.path().join("ends"));
+    [&started, &ends].into_iter().for_each(|path| pipe(path));
+    // The agent ends its windows before it begins anew; this one ends when the test says so.
+    let program = format!(
+        "trap \"echo > {at}/ends; until [ -e {at}/go-on ]; do sleep 0.05; done; exit\" TERM; echo > {at}/started; while :; do sleep 0.05; done"
+    );
+    let text = format!(
+        "targets: [{{ name: server, logs: ['{at}/server.log'] }}]\ndiscover: {{ file: targets.json }}\n\
+         capture: {{ command: {{ argv: [sh, -c, '{program}'], time_limit: 60s }} }}\n\
+         state_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:1"]}]"#);
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    let asked = skewtrap(dir.path())
+        .args(["capture", "start", "--target", "server", "--state-dir", "state", "--agent", &url])
+        .output()
+        .expect("it runs");
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    fs::read(&started).expect("it runs");
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]"#);
+    fs::read(&ends).expect("it is ended");
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:2"]}]"#);
+    fs::write(dir.path().join("go-on"), "").expect("written");
+    agent.until("the list of targets has changed: 1 came, 0 went");
+    agent.until("the list of targets has changed: 0 came, 1 went");
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    assert_eq!(watched(&url), ["server", "127.0.0.1:2"]);
+}
+
+#[test]
+fn a_list_that_says_something_else_of_the_same_servers_is_another_list() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().display();
+    let text = format!(
+        "discover: {{ file: targets.json }}\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    fs::write(dir.path().join("skewtrap.yaml"), &text).expect("written");
+    let labelled = |labels: &str| {
+        list(dir.path(), &format!(r#"[{{"targets": ["127.0.0.1:1"], "labels": {{{labels}}}}}]"#));
+    };
+    labelled(r#""role": "prefill""#);
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    agent.until("status page and API on ");
+    for labels in [
+        r#""role": "decode""#,
+        r#""role": "decode", "group": "chat""#,
+        r#""role": "decode", "group": "chat", "engine": "vllm""#,
+        r#""role": "decode", "group": "chat", "engine": "vllm", "__metrics_path__": "/m""#,
+    ] {
+        labelled(labels);
+        agent.until("the list of targets has changed: 0 came, 0 went, 1 changed");
+        agent.until("status page and API on ");
+    }
+    // What is written otherwise and says the same is the same list.
+    fs::write(dir.path().join("skewtrap.yaml"), format!("# moved down by a line\n{text}")).expect("written");
+    let told = agent.until("the configuration was read again").join("\n");
+    assert!(!told.contains("the list of targets has changed"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_fetched_from_the_address_that_the_configuration_says_now() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let serving = |port: u8| {
+        hook(axum::routing::get(move || async move { format!(r#"[{{"targets": ["127.0.0.1:{port}"]}}]"#) }))
+    };
+    let (first, second) = (serving(1).await, serving(2).await);
+    let at = dir.path().to_owned();
+    let configured = move |url: &str| {
+        let dir = at.display();
+        let text = format!(
+            "discover: {{ http: '{url}', every: 1s }}\nstate_dir: '{dir}/state'\nincident_dir: '{dir}/incidents'\nlisten: 127.0.0.1:0\n"
+        );
+        fs::write(at.join("skewtrap.yaml"), text).expect("written");
+    };
+    configured(&first);
+    let talk = move || {
+        let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+        agent.until("watching 127.0.0.1:1");
+        agent.until("status page and API on ");
+        configured(&second);
+        agent.until("watching 127.0.0.1:2");
     };
     skewtrap::world::blocking(talk).await.expect("it runs");
 }

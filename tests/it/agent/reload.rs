@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, answer_to, skewtrap};
 
 const RULES: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.5, for: 3s } }\n";
 
@@ -91,4 +91,39 @@ fn in_the_folder_of_its_configuration_the_agent_is_started_and_found_without_a_f
     assert!((0..200).any(|_| is_over(said(&["status"]))), "{}", said(&["status"]));
     let wrong = said(&["why", "--agent", "http://127.0.0.1:9"]);
     assert!(wrong.contains("no agent answers at http://127.0.0.1:9"), "{wrong}");
+}
+
+#[test]
+fn a_disk_that_hangs_while_the_configuration_is_read_again_keeps_nothing_from_being_watched() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rules = dir.path().join("rules.yaml");
+    fs::write(&rules, RULES).expect("written");
+    let arguments =
+        ["--log", "server.log", "--rules", "rules.yaml", "--listen", "127.0.0.1:0", "--state-dir", "state"];
+    let mut agent = Agent::start(dir.path(), &arguments);
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    // Reading a pipe waits until somebody writes.
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    fs::rename(&pipe, &rules).expect("moved");
+    let asked = skewtrap(dir.path())
+        .args(["reload", "--agent", &url, "--state-dir", "state"])
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&[asked.stdout, asked.stderr].concat()).into_owned();
+    assert!(said.contains("the disk of the configuration does not answer"), "{said}");
+    let at = || {
+        let answer = answer_to(&url, "GET /api/v1/status HTTP/1.0\r\nhost: localhost\r\n\r\n");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str::<serde_json::Value>(body).expect("JSON")["at"].as_f64().expect("a time")
+    };
+    let before = at();
+    let goes_on = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        at() > before + 2.0
+    });
+    assert!(goes_on, "the loop stands still");
+    let second = RULES.replace("rules:\n", "").replace("skew", "other");
+    fs::write(&rules, format!("{RULES}{second}")).expect("it is read");
+    agent.until("the configuration was read again; 2 rules are in force");
 }

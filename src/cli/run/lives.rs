@@ -1,0 +1,239 @@
+//! The lives of one `skewtrap run`: where the list of discovered targets changes, the agent is ended like any other and begun
+//! anew with the new list. What it holds is on disk.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::configuration::{config_and_files, fetch_list, fetched_list};
+use super::{CHECK_FILES_EVERY, RunArgs, announce};
+use crate::agent::plan::{Flags, Plan, rules_of};
+use crate::agent::{self, ReadConfiguration, Reload};
+use crate::clock::Clock;
+use crate::config::discover::Discover;
+use crate::config::effective::Settings;
+use crate::config::file::Config;
+use crate::config::signal::own_signals_of;
+use crate::config::target::Target;
+use crate::observe::changed::Changed;
+
+/// What one life of the agent is begun with.
+pub(super) struct Life {
+    pub(super) plan: Plan,
+    /// Whether its configuration names a list of targets.
+    pub(super) discovers: bool,
+    /// All of them.
+    pub(super) targets: Vec<Target>,
+}
+
+/// What all lives have in common.
+pub(super) struct Watched {
+    pub(super) args: RunArgs,
+    /// The files of the configuration, as they were when it was read.
+    pub(super) changed: Changed,
+    pub(super) files: Arc<Mutex<Vec<PathBuf>>>,
+    pub(super) fetching: Arc<Mutex<ListFetcher>>,
+    pub(super) background: Handle,
+}
+
+impl Watched {
+    /// Runs the agent until SIGTERM or SIGINT.
+    pub(super) async fn watch(self, mut life: Life) -> anyhow::Result<()> {
+        let cancel = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = cancel.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            stop.cancel();
+        });
+        let Self { args, changed, files, fetching, background } = self;
+        let reloads = Arc::new(Notify::new());
+        // Over all lives: what changes while one ends is for the next.
+        tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), reloads.clone()));
+        loop {
+            let next = Arc::new(Mutex::new(None));
+            let (discovers, targets) = (life.discovers, without_places(&life.targets));
+            let reload = Rereading {
+                args: args.clone(),
+                files: files.clone(),
+                fetching: fetching.clone(),
+                discovers,
+                targets: targets.clone(),
+                next: next.clone(),
+            };
+            let run = agent::Run {
+                clock: Clock::start(),
+                cancel: cancel.child_token(),
+                reloads: reloads.clone(),
+                on_effect: Box::new(|_| {}),
+                reload: reload.reader(),
+                serves: true,
+                background: Some(background.clone()),
+            };
+            agent::run(life.plan, run).await?;
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
+            let Some(after) = lock(&next).take() else { return Ok(()) };
+            life = after;
+            tracing::info!("{}", told(&targets, &without_places(&life.targets)));
+            announce(&life.plan);
+        }
+    }
+}
+
+/// Reads the configuration again for one life of the agent.
+struct Rereading {
+    args: RunArgs,
+    files: Arc<Mutex<Vec<PathBuf>>>,
+    fetching: Arc<Mutex<ListFetcher>>,
+    discovers: bool,
+    targets: Vec<Target>,
+    /// What the life after it is begun with.
+    next: Arc<Mutex<Option<Life>>>,
+}
+
+impl Rereading {
+    fn reader(self) -> ReadConfiguration {
+        Arc::new(move || self.read())
+    }
+
+    fn read(&self) -> anyhow::Result<Reload> {
+        let (config, seen) = config_and_files(&self.args);
+        let (new, errors) = (seen.files.into_inner(), seen.errors.into_inner());
+        {
+            // A broken file names no other files, so those that it named before are still watched.
+            let mut files = lock(&self.files);
+            match &config {
+                Ok(_) => *files = new,
+                Err(_) => {
+                    let fresh: Vec<PathBuf> = new.into_iter().filter(|n| !files.contains(n)).collect();
+                    files.extend(fresh);
+                }
+            }
+        }
+        let config = config.map_err(|error| match errors.is_empty() {
+            true => error,
+            false => error.context(errors.join("; ")),
+        })?;
+        let discovers = config.discover.is_some();
+        let begins_anew = (discovers || self.discovers) && without_places(&config.targets) != self.targets;
+        if begins_anew {
+            // One that cannot be followed, for want of a key say, ends nothing.
+            let flags = Flags { watch_only: self.args.watch_only, from_start: false };
+            let plan = Plan::of(&config, &flags)?;
+            *lock(&self.next) = Some(Life { plan, discovers, targets: config.targets.clone() });
+        }
+        lock(&self.fetching).fetch_for(&config);
+        Ok(Reload {
+            rules: rules_of(&config),
+            catalog: config.catalog.clone(),
+            own: own_signals_of(&config.signals, &config.catalog, &config.targets),
+            receivers: config.receivers,
+            manual_capture: config.capture,
+            begins_anew,
+        })
+    }
+}
+
+/// Targets to be compared, in the order of their names: in which line a setting stands makes no other target.
+fn without_places(targets: &[Target]) -> Vec<Target> {
+    let mut targets: Vec<Target> =
+        targets.iter().map(|target| Target { settings: Settings::default(), ..target.clone() }).collect();
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    targets
+}
+
+/// How two lists of targets differ, for people. A server at another address is another one.
+fn told(before: &[Target], now: &[Target]) -> String {
+    let key = |target: &Target| (target.name.clone(), target.url.clone());
+    let missing = |of: &[Target], without: &[Target]| {
+        of.iter().filter(|t| !without.iter().any(|other| key(other) == key(t))).count()
+    };
+    let (came, went) = (missing(now, before), missing(before, now));
+    let same = |t: &&Target| before.iter().any(|other| key(other) == key(t));
+    let changed = now.iter().filter(same).filter(|t| !before.contains(t)).count();
+    let others = if changed > 0 { format!(", {changed} changed") } else { String::new() };
+    format!("the list of targets has changed: {came} came, {went} went{others}")
+}
+
+/// Fetches the list of targets from where the configuration says that it is, if it is fetched.
+pub(super) struct ListFetcher {
+    background: Handle,
+    /// From where, and into which file.
+    of: Option<(Discover, PathBuf)>,
+    task: Option<AbortHandle>,
+}
+
+impl ListFetcher {
+    /// One that fetches nothing, and will on that runtime.
+    pub(super) fn new(background: Handle) -> Self {
+        Self { background, of: None, task: None }
+    }
+
+    /// Goes on as this configuration says.
+    pub(super) fn fetch_for(&mut self, config: &Config) {
+        let from = config.discover.clone().and_then(|from| Some((from.every()?, from)));
+        let of = from.as_ref().map(|(_, from)| (from.clone(), fetched_list(config)));
+        if of == self.of {
+            return;
+        }
+        if let Some(before) = self.task.take() {
+            before.abort();
+        }
+        if let (Some((every, from)), Some((_, path))) = (from, &of) {
+            let task = self.background.spawn(fetch_list(from, every, path.clone()));
+            self.task = Some(task.abort_handle());
+        }
+        self.of = of;
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Requests that the configuration be read again at every SIGHUP, and whenever a file that it was read from has
+/// changed.
+async fn request_reloads(
+    mut hangups: Signal,
+    mut changed: Changed,
+    files: Arc<Mutex<Vec<PathBuf>>>,
+    reloads: Arc<Notify>,
+) {
+    let current_files = || lock(&files).clone();
+    let mut ticks = tokio::time::interval(CHECK_FILES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let is_hangup = tokio::select! {
+            hangup = hangups.recv() => hangup.is_some(),
+            _ = ticks.tick() => false,
+        };
+        let files_now = current_files();
+        // A file system that hangs must not hang the agent.
+        let check = crate::world::blocking(move || {
+            let is_changed = if is_hangup {
+                changed = Changed::since_now(&files_now);
+                true
+            } else {
+                changed.poll(&files_now)
+            };
+            (changed, is_changed)
+        });
+        let Ok((back, is_changed)) = check.await else { return };
+        changed = back;
+        if is_changed {
+            // A request that is pending will read the newest files.
+            reloads.notify_one();
+        }
+    }
+}
