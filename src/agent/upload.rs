@@ -1,7 +1,7 @@
 //! Brings the bundles of ended incidents into the store, in the background. It reads the folder of the
 //! bundles again and again, so a kill costs nothing: what is not marked as uploaded is looked at again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -135,8 +136,8 @@ async fn run(
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> bool {
-    let (seen, failed) = Default::default();
-    let mut uploads = Uploads { to, bundles, clock, seen, failed };
+    let (seen, refused) = Default::default();
+    let mut uploads = Uploads { to, bundles, clock, seen, refused };
     let mut pause = EVERY;
     let mut told = None;
     loop {
@@ -144,8 +145,10 @@ async fn run(
             () = cancel.cancelled() => return true,
             went = uploads.round() => went,
         };
-        let trouble = went.err().map(|e| format!("incidents are not uploaded: {e:#}"));
-        pause = if trouble.is_some() { (pause * 2).min(LONGEST_PAUSE) } else { EVERY };
+        let RoundEnd { is_away, trouble } =
+            went.unwrap_or_else(|e| RoundEnd { is_away: true, trouble: Some(format!("{e:#}")) });
+        let trouble = trouble.map(|why| format!("incidents are not uploaded: {why}"));
+        pause = if is_away { (pause * 2).min(LONGEST_PAUSE) } else { EVERY };
         if trouble != told {
             match &trouble {
                 Some(why) => error!("{why}; they are kept here, and it is tried again"),
@@ -168,8 +171,23 @@ struct Uploads {
     clock: Clock,
     /// Records that need not be read again, by their bundle, with the time of their last change.
     seen: HashMap<PathBuf, SystemTime>,
-    /// Bundles that the store did not take: they wait until the others are there.
-    failed: HashSet<PathBuf>,
+    /// Bundles that the store did not take.
+    refused: BTreeMap<PathBuf, RefusedBundle>,
+}
+
+/// A bundle that the store did not take: it alone is tried again later and later.
+struct RefusedBundle {
+    again_at: Instant,
+    pause: Duration,
+    why: String,
+}
+
+/// How a round ended.
+struct RoundEnd {
+    /// Whether the store is away, so that nothing is asked of it for longer.
+    is_away: bool,
+    /// Why something is not uploaded.
+    trouble: Option<String>,
 }
 
 /// A bundle to be uploaded.
@@ -182,18 +200,20 @@ struct Waiting {
 
 impl Uploads {
     /// Uploads what has ended since the round before. One bundle that cannot be read, or that the store does not take,
-    /// keeps no other.
-    async fn round(&mut self) -> anyhow::Result<()> {
+    /// keeps no other, now or later.
+    async fn round(&mut self) -> anyhow::Result<RoundEnd> {
         let to = self.to.get().await?;
-        let (mut failed, mut in_a_row) = (None, 0);
+        let mut in_a_row = 0;
         let mut all = self.waiting(&to).await?;
-        let before = std::mem::take(&mut self.failed);
-        all.sort_by_key(|waiting| before.contains(&waiting.bundle));
+        self.refused.retain(|bundle, _| all.iter().any(|waiting| waiting.bundle == *bundle));
+        let now = Instant::now();
+        all.retain(|waiting| self.refused.get(&waiting.bundle).is_none_or(|refused| refused.again_at <= now));
+        // They wait until the others are there.
+        all.sort_by_key(|waiting| self.refused.contains_key(&waiting.bundle));
         for waiting in all {
             // Nothing else would be taken now: the rest is not sent in vain.
             if in_a_row == MOST_FAILURES {
-                self.failed.extend(before.contains(&waiting.bundle).then_some(waiting.bundle));
-                continue;
+                break;
             }
             let Waiting { bundle, record, bytes, changed } = waiting;
             let (of_bundle, of_record) = (bundle.clone(), record.clone());
@@ -204,18 +224,26 @@ impl Uploads {
             match to.upload(&bundle, &record, &bytes).await {
                 Ok(mark) => {
                     info!(incident = %record.incident.id, objects = mark.objects.len(), "uploaded to {}", mark.store);
+                    self.refused.remove(&bundle);
                     self.seen.insert(bundle, changed);
                     in_a_row = 0;
                 }
                 Err(error) => {
                     in_a_row += usize::from(!matches!(error, StoreError::File { .. }));
-                    failed = Some(anyhow::Error::from(error).context(record.incident.id.to_string()));
-                    self.failed.insert(bundle);
+                    self.refuse(bundle, format!("{}: {error}", record.incident.id));
                 }
             }
         }
         self.forget_old(&to).await?;
-        failed.map_or(Ok(()), Err)
+        let trouble = self.refused.values().next().map(|refused| refused.why.clone());
+        Ok(RoundEnd { is_away: in_a_row == MOST_FAILURES, trouble })
+    }
+
+    fn refuse(&mut self, bundle: PathBuf, why: String) {
+        let before = self.refused.get(&bundle).map(|refused| refused.pause);
+        let pause = before.map_or(EVERY, |before| (before * 2).min(LONGEST_PAUSE));
+        let again_at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.refused.insert(bundle, RefusedBundle { again_at, pause, why });
     }
 
     /// The bundles of this agent that have ended and are not in the store as they are, the oldest first.
@@ -309,4 +337,44 @@ fn prepare(bundle: &Path, record: &Record) -> anyhow::Result<()> {
         fs::rename(&partial, &summaries).with_context(|| format!("cannot create {}", summaries.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::state::State;
+
+    /// The bundle of an incident that is over.
+    fn bundle(bundles: &Bundles, state: &State, id: &str) {
+        let mut record = crate::act::record_of_a_test(id, 1.0);
+        record.agent = state.agent().clone();
+        record.incident.resolve(record.incident.fired_at);
+        bundles.create(&record, b"").expect("written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_incident_that_the_store_never_takes_keeps_later_ones_no_longer_than_usual() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (bucket, state) = (dir.path().join("bucket"), State::in_memory().expect("a state"));
+        let bundles = Bundles::open(&dir.path().join("incidents"), state.agent().clone()).expect("a folder");
+        bundle(&bundles, &state, "refused");
+        let config = StoreConfig::of(&format!("file://{}", bucket.display()), "p");
+        let record = |id: &str| {
+            let incident = bundles.read(id).expect("there").incident;
+            bucket.join(skewtrap_core::fleet::folder_of("p", &incident)).join(RECORD)
+        };
+        // A folder stands where its record is to be.
+        fs::create_dir_all(record("refused").join("in-the-way")).expect("a folder");
+        let (metrics, cancel) = (Arc::default(), CancellationToken::new());
+        let uploads = run(LazyDestination::new(config), bundles.clone(), Clock::start(), metrics, cancel);
+        let uploads = tokio::spawn(uploads);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        bundle(&bundles, &state, "later");
+        let (asked, there) = (Instant::now(), record("later"));
+        while !there.exists() && asked.elapsed() < Duration::from_secs(3600) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        uploads.abort();
+        assert!(asked.elapsed() <= EVERY + Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
 }
