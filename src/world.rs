@@ -2,7 +2,7 @@
 //! put a machine of its own in their place, for its own thread, so that the whole agent runs on paused
 //! time: the same seed gives the same run.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
 
@@ -16,6 +16,16 @@ pub fn wall_time() -> Time {
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// The time since the machine was started, that in which it was suspended included. Nobody can set it.
+pub fn boot_time() -> Duration {
+    #[cfg(test)]
+    if let Some(machine) = stand_in::current() {
+        return machine.boot_time();
+    }
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(since).unwrap_or_default()
 }
 
 /// Runs work that may wait for a disk on a thread where it holds up nobody else.
@@ -43,7 +53,7 @@ pub mod stand_in {
     use std::pin::Pin;
     use std::sync::Arc;
 
-    use super::Time;
+    use super::{Duration, Time};
 
     /// Until something has happened.
     pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -52,6 +62,10 @@ pub mod stand_in {
     pub trait Machine: Send + Sync {
         /// What its wall clock shows.
         fn wall_time(&self) -> Time;
+        /// For how long it has run, suspended or not.
+        fn boot_time(&self) -> Duration {
+            Duration::ZERO
+        }
         /// Until its disk takes an operation.
         fn disk(&self) -> Until {
             Box::pin(std::future::ready(()))

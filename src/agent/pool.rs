@@ -20,7 +20,8 @@ use tokio::time::Instant;
 pub(super) use self::keeper::start;
 #[cfg(feature = "fleet")]
 pub use self::keeper::{lease_of, try_out};
-use crate::clock::{Clock, wall_time};
+use crate::clock::Clock;
+use crate::world::boot_time;
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::governor::{Attempt, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
@@ -28,7 +29,6 @@ use skewtrap_core::capture::sizing::Sizing;
 use skewtrap_core::fleet::gather::{Gathered, WindowManifest};
 use skewtrap_core::fleet::lease::{GrantedLease, Intent, START_WITHIN, WindowEnd};
 use skewtrap_trace::rank::Rank;
-use skewtrap_trace::time::Time;
 
 /// Takes and returns that may wait.
 const WAITING: usize = 64;
@@ -70,8 +70,9 @@ pub struct HeldLease {
     turn: Arc<GrantedLease>,
     /// The steady clock by which it was taken.
     steady: Clock,
-    /// What the wall clock showed when it was asked for: a machine that was suspended does not count that time.
-    wall: Time,
+    /// When it was asked for, by the time since the machine was started: the steady clock leaves out that in which it was
+    /// suspended.
+    boot: Duration,
     was_late: Arc<AtomicBool>,
 }
 
@@ -90,11 +91,11 @@ impl HeldLease {
     /// # Errors
     /// It was taken too long ago.
     pub fn check(&self) -> Result<(), LeaseOver> {
-        let by_wall = wall_time().since(self.wall);
+        let by_boot = boot_time().saturating_sub(self.boot);
         let by_steady = self.steady.now().since(self.turn.asked_at);
-        match self.turn.is_valid(self.steady.now()) && by_wall < START_WITHIN {
+        match self.turn.is_valid(self.steady.now()) && by_boot < START_WITHIN {
             true => Ok(()),
-            false => Err(LeaseOver(by_steady.max(by_wall))),
+            false => Err(LeaseOver(by_steady.max(by_boot))),
         }
     }
 
@@ -203,9 +204,13 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::act::attempt_of_a_test;
+    use crate::world::stand_in::{self, Machine};
     use skewtrap_core::capture::CommandWindow;
+    use skewtrap_trace::time::Time;
 
     #[test]
     fn a_window_is_expected_to_cost_the_pool_what_the_windows_before_it_did() {
@@ -215,5 +220,39 @@ mod tests {
         let before = Estimate { stalled: Duration::from_secs(3), bytes: 1 << 30 };
         let wanted = Wanted { attempt: &attempt, method: &method, instance: None, before };
         assert_eq!(wanted.expected(), (time_limit, before));
+    }
+
+    /// A machine whose wall clock somebody sets, and that is suspended.
+    #[derive(Default)]
+    struct Suspended {
+        set_by_s: Mutex<f64>,
+        suspended: Mutex<Duration>,
+    }
+
+    impl Machine for Suspended {
+        fn wall_time(&self) -> Time {
+            Time::from_epoch_s(1_795_492_100.0 + *self.set_by_s.lock().expect("whole"))
+        }
+
+        fn boot_time(&self) -> Duration {
+            Duration::from_secs(1000) + *self.suspended.lock().expect("whole")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_is_set_ends_no_lease_and_a_machine_that_was_suspended_does() {
+        let machine = Arc::new(Suspended::default());
+        stand_in::set(Some(machine.clone()));
+        let steady = Clock::start().steady();
+        let asked_at = steady.now();
+        let turn = GrantedLease { fence: 1, intent: Intent::default(), asked_at, after_unproven: None };
+        let held = HeldLease { turn: turn.into(), steady, boot: boot_time(), was_late: Arc::default() };
+        *machine.set_by_s.lock().expect("whole") += 3600.0;
+        assert_eq!(held.check(), Ok(()));
+        // Set back, it hides nothing.
+        *machine.set_by_s.lock().expect("whole") -= 7200.0;
+        *machine.suspended.lock().expect("whole") = Duration::from_secs(60);
+        assert_eq!(held.check(), Err(LeaseOver(Duration::from_secs(60))));
+        stand_in::set(None);
     }
 }

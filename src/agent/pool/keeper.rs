@@ -21,6 +21,7 @@ use crate::config::store::{KubernetesLease, OnLeaseLoss, StoreConfig};
 use crate::http::kubernetes::{Api, IDENTITY};
 use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
+use crate::world::boot_time;
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::fleet::gather::Gathered;
@@ -195,7 +196,7 @@ impl LeaseKeeper {
         let server = self.servers.iter().find(|(name, _)| *name == intent.target);
         let server = server.and_then(|(_, server)| server.address());
         let intent = Intent { agent, host: host(), server, nonce, ..intent };
-        let (steady, wall) = (self.steady, wall_time());
+        let (steady, boot) = (self.steady, boot_time());
         let step = match self.lease().await {
             Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
             Ok(mut lease) => {
@@ -241,7 +242,7 @@ impl LeaseKeeper {
                 info!(attempt = turn.intent.attempt, fence = turn.fence, "the lease of the pool is taken");
                 self.held.insert(turn.intent.nonce.clone());
                 let turn = Arc::from(turn);
-                Ok(Some(HeldLease { turn, steady, wall, was_late: Arc::default() }))
+                Ok(Some(HeldLease { turn, steady, boot, was_late: Arc::default() }))
             }
             LeaseRequestStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
                 self.metrics.lease.tell(Some(refusal.to_string()));
