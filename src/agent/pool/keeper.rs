@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -36,10 +37,13 @@ use skewtrap_fleet::upload::Destination;
 const TAKE_LIMIT: Duration = Duration::from_secs(5);
 /// What giving it back may take before it is tried again.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(20);
-/// Between two tries of that.
+/// Between the first two tries of that, and of looking up what an agent before this one left; then twice as long each time.
 const AGAIN: Duration = Duration::from_secs(5);
+/// A lease is tried to be given back again after so long at most: a disk that hangs keeps a thread of each try, and has a few
+/// hundred of them. Others wait no longer than its window may last.
+const LONGEST_GIVE_BACK: Duration = Duration::from_secs(120);
 /// What an agent before this one left is looked up again after so long at most.
-const LONGEST_AGAIN: Duration = Duration::from_secs(600);
+const LONGEST_LOOK_UP: Duration = Duration::from_secs(600);
 /// A request that was given up arrives within this, or never.
 const LATE: Duration = Duration::from_secs(150);
 /// The store's clock is measured anew after this, and people are told when it is far from ours.
@@ -62,23 +66,46 @@ pub(in crate::agent) fn start(
     Pool { asks }
 }
 
+/// When something is asked of the store, again and again until it answers.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    due: Instant,
+    /// The pause before; `None` before its first silence.
+    pause: Option<Duration>,
+}
+
+impl Retry {
+    /// First after so long.
+    fn after(wait: Duration) -> Self {
+        Self { due: Instant::now() + wait, pause: None }
+    }
+
+    /// Whether the store has not been silent yet: its first silence is told.
+    const fn is_first(&self) -> bool {
+        self.pause.is_none()
+    }
+
+    /// The store was silent: again later, and later each time up to `longest`. Jittered, for agents that lost their store
+    /// together.
+    fn again(self, longest: Duration) -> Self {
+        let pause = self.pause.map_or(AGAIN, |before| (2 * before).min(longest));
+        Self { due: Instant::now() + pause.mul_f64(0.5 + fastrand::f64()), pause: Some(pause) }
+    }
+}
+
 /// A lease that is to be given back.
 struct Return {
     back: LeaseReturn,
     intent: Intent,
     end: WindowEnd,
-    due: tokio::time::Instant,
-    /// Whether the store's silence was told already.
-    is_told: bool,
+    retry: Retry,
 }
 
 /// A lease of an agent before this one, which is to be looked up in the store and given back.
 struct UnresolvedLease {
     /// The attempt whose window was closed, and how it ended; `None` for whichever the state knows to be closed.
     closed: Option<(String, WindowEnd)>,
-    due: tokio::time::Instant,
-    /// How long after it the store is asked again; `None` before its first silence.
-    again_in: Option<Duration>,
+    retry: Retry,
 }
 
 struct LeaseKeeper {
@@ -86,7 +113,7 @@ struct LeaseKeeper {
     budget: Budget,
     steady: Clock,
     lease: Option<PoolLease>,
-    measured: Option<(StoreClock, tokio::time::Instant)>,
+    measured: Option<(StoreClock, Instant)>,
     /// The takes of windows that have not ended.
     held: BTreeSet<String>,
     returns: Vec<Return>,
@@ -123,7 +150,8 @@ impl LeaseKeeper {
         self.look_at_clocks().await;
         self.find(None).await;
         loop {
-            let due = self.returns.iter().map(|r| r.due).chain(self.unfound.iter().map(|u| u.due)).min();
+            let retries = self.returns.iter().map(|r| r.retry).chain(self.unfound.iter().map(|u| u.retry));
+            let due = retries.map(|retry| retry.due).min();
             let ask = tokio::select! {
                 ask = asked.recv() => ask,
                 () = wait_until(due), if due.is_some() => {
@@ -150,7 +178,7 @@ impl LeaseKeeper {
         match ask {
             Ask::Take { intent, expected, answer } => {
                 // A window that waits for a store which does not answer misses the onset.
-                self.give_back_due(|back| !back.is_told, TAKE_LIMIT).await;
+                self.give_back_due(|back| back.retry.is_first(), TAKE_LIMIT).await;
                 let taken = self.take(*intent, expected).await;
                 if let Err(Ok(Some(held))) = answer.send(taken) {
                     // Its window is gone.
@@ -277,7 +305,7 @@ impl LeaseKeeper {
         if lease.clock() != before
             && let Some(clock) = lease.clock()
         {
-            self.measured = Some((clock, tokio::time::Instant::now()));
+            self.measured = Some((clock, Instant::now()));
         }
         self.lease = Some(lease.clone());
     }
@@ -301,33 +329,31 @@ impl LeaseKeeper {
     /// Gives back what an agent before this one took: the lease of an attempt whose window was closed, or what its
     /// state knows to be closed, or never started. A store that is away is asked again.
     async fn find(&mut self, closed: Option<(String, WindowEnd)>) {
-        self.unfound.push(UnresolvedLease { closed, due: tokio::time::Instant::now(), again_in: None });
+        self.unfound.push(UnresolvedLease { closed, retry: Retry::after(Duration::ZERO) });
         self.find_due().await;
     }
 
     async fn find_due(&mut self) {
-        let now = tokio::time::Instant::now();
-        let (due, waiting) = std::mem::take(&mut self.unfound).into_iter().partition(|u| u.due <= now);
+        let now = Instant::now();
+        let (due, waiting) = std::mem::take(&mut self.unfound).into_iter().partition(|u| u.retry.due <= now);
         self.unfound = waiting;
         let due: Vec<UnresolvedLease> = due;
         if due.is_empty() {
             return;
         }
         // A window that is asked for waits no longer for a store that was silent before.
-        let is_first = due.iter().any(|u| u.again_in.is_none());
+        let is_first = due.iter().any(|u| u.retry.is_first());
         let open = match self.open(if is_first { GIVE_BACK_LIMIT } else { TAKE_LIMIT }).await {
             Ok(open) => open.filter(|o| o.agent == **self.state.agent() && !self.held.contains(&o.nonce)),
             Err(why) => {
-                for unfound in due {
-                    if unfound.again_in.is_none() {
-                        warn!(
-                            "what an agent before this one had of the lease of the pool is not given back yet ({why}); it is tried again"
-                        );
-                    }
-                    let again_in = unfound.again_in.map_or(AGAIN, |before| (2 * before).min(LONGEST_AGAIN));
-                    let due = now + again_in.mul_f64(0.5 + fastrand::f64());
-                    self.unfound.push(UnresolvedLease { due, again_in: Some(again_in), ..unfound });
+                if is_first {
+                    warn!(
+                        "what an agent before this one had of the lease of the pool is not given back yet ({why}); it is tried again"
+                    );
                 }
+                let again =
+                    |u: UnresolvedLease| UnresolvedLease { retry: u.retry.again(LONGEST_LOOK_UP), ..u };
+                self.unfound.extend(due.into_iter().map(again));
                 return;
             }
         };
@@ -359,15 +385,14 @@ impl LeaseKeeper {
 
     fn later(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
         let back = LeaseReturn::new(intent.clone(), end.clone());
-        let due = tokio::time::Instant::now() + after;
-        self.returns.push(Return { back, intent, end, due, is_told: false });
+        self.returns.push(Return { back, intent, end, retry: Retry::after(after) });
     }
 
     /// Gives back what is due and wanted, each within `limit`.
     async fn give_back_due(&mut self, is_wanted: impl Fn(&Return) -> bool, limit: Duration) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         let (due, waiting): (Vec<Return>, Vec<Return>) =
-            std::mem::take(&mut self.returns).into_iter().partition(|r| r.due <= now && is_wanted(r));
+            std::mem::take(&mut self.returns).into_iter().partition(|r| r.retry.due <= now && is_wanted(r));
         self.returns = waiting;
         for mut back in due {
             let step = match self.lease().await {
@@ -392,11 +417,11 @@ impl LeaseKeeper {
                     }
                 }
                 GiveBackStep::Again(why) => {
-                    if !back.is_told {
+                    if back.retry.is_first() {
                         warn!("the lease of the pool is not given back yet ({why}); it is tried again");
                     }
-                    let due = tokio::time::Instant::now() + AGAIN.mul_f64(0.5 + fastrand::f64());
-                    self.returns.push(Return { due, is_told: true, ..back });
+                    let retry = back.retry.again(LONGEST_GIVE_BACK);
+                    self.returns.push(Return { retry, ..back });
                 }
                 GiveBackStep::Read | GiveBackStep::Create { .. } => {}
             }
@@ -442,7 +467,7 @@ pub async fn try_out(config: &StoreConfig, to: &Destination) -> Result<(), Strin
     clock.complaint().map_or(Ok(()), Err)
 }
 
-async fn wait_until(due: Option<tokio::time::Instant>) {
+async fn wait_until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due).await;
     }
@@ -540,7 +565,7 @@ mod tests {
         assert_eq!(next.unfound.len(), 1, "it is tried again");
         std::fs::rename(&away, &bucket).expect("back");
         assert!(next.open(GIVE_BACK_LIMIT).await.expect("it answers").is_some());
-        next.unfound[0].due = tokio::time::Instant::now();
+        next.unfound[0].retry.due = Instant::now();
         next.find_due().await;
         assert_eq!((next.unfound.len(), next.returns.len()), (0, 0));
         assert_eq!(next.open(GIVE_BACK_LIMIT).await, Ok(None));
@@ -558,6 +583,35 @@ mod tests {
         let window = crate::act::state::OpenWindow::of(&attempt, method, Time::default());
         state.begin(&attempt, &window, None).expect("written");
         assert_eq!(end_of(&state, &here).await, None, "it may be open");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stays_away_is_asked_less_and_less_to_take_a_lease_back_and_takes_it_when_it_answers()
+     {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (bucket, away) = (dir.path().join("bucket"), dir.path().join("away"));
+        std::fs::create_dir(&bucket).expect("a folder");
+        let state = State::in_memory().expect("a state");
+        let mut keeper = keeper(&bucket, &state);
+        let held = keeper.take(intent("i1/1"), Estimate::default()).await.expect("taken").expect("held");
+        std::fs::rename(&bucket, &away).expect("gone");
+        // Nothing can be created where it was.
+        std::fs::write(&bucket, "").expect("written");
+        let mut pauses = Vec::new();
+        keeper.later(held.turn.intent.clone(), WindowEnd::default(), Duration::ZERO);
+        for _ in 0..7 {
+            keeper.returns[0].retry.due = Instant::now();
+            keeper.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
+            pauses.push(keeper.returns[0].retry.due.duration_since(Instant::now()));
+        }
+        assert!(pauses[0] < AGAIN * 2, "{pauses:?}");
+        let longest = [LONGEST_GIVE_BACK / 2, LONGEST_GIVE_BACK * 2];
+        assert!(pauses[6] > longest[0] - AGAIN && pauses[6] < longest[1], "{pauses:?}");
+        std::fs::remove_file(&bucket).expect("removed");
+        std::fs::rename(&away, &bucket).expect("back");
+        keeper.returns[0].retry.due = Instant::now();
+        keeper.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
+        assert_eq!((keeper.returns.len(), keeper.open(GIVE_BACK_LIMIT).await), (0, Ok(None)));
     }
 
     /// A machine whose disk takes no operation.
@@ -580,7 +634,7 @@ mod tests {
         crate::world::stand_in::set(Some(Arc::new(Hung)));
         let mut keeper = keeper(dir.path(), &state);
         for _ in 0..3 {
-            let asked = tokio::time::Instant::now();
+            let asked = Instant::now();
             let refused = keeper.take(intent("i1/1"), Estimate::default()).await;
             assert!(asked.elapsed() <= TAKE_LIMIT, "{:?}", asked.elapsed());
             let refused = refused.expect_err("nobody knows of other windows").to_string();
