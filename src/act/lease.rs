@@ -4,9 +4,9 @@
 //! An engine cannot tell its windows apart, and without a log an agent cannot either. The lock ends
 //! with its process; what a killed agent left open is covered by the time that stands in the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use std::time::Duration;
@@ -61,15 +61,14 @@ pub fn path(folder: Option<&Path>, address: &str) -> PathBuf {
 /// # Errors
 /// The file cannot be opened or written, or it is none.
 pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease, Holder>> {
-    let mut options = OpenOptions::new();
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    // Agents of several users may take turns.
-    let options = options.create(true).truncate(false).read(true).write(true).mode(0o666).custom_flags(flags);
-    let mut file = options.open(path)?;
+    let (mut file, is_writable) = opened(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.nlink() > 1 {
         return Err(io::Error::other(format!("{} is not a file of its own", path.display())));
+    }
+    // Agents of several users may take turns, whatever umask this one was started with.
+    if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o666 != 0o666 {
+        file.set_permissions(Permissions::from_mode(0o666))?;
     }
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut text = Vec::new();
@@ -89,10 +88,32 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
     if let Some(other) = other.filter(|other| other.agent != holder.agent && other.until > now) {
         return Ok(Err(other));
     }
-    file.set_len(0)?;
-    file.rewind()?;
-    file.write_all(&serde_json::to_vec(holder)?)?;
+    // One that is another's is held all the same; only a kill would not be noticed.
+    if is_writable {
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(&serde_json::to_vec(holder)?)?;
+    }
     Ok(Ok(Lease { file, is_open: false }))
+}
+
+/// Opens the file, and tells whether it can be written: where another user made it, reading it is enough to see who has
+/// the turn, and to lock it.
+fn opened(path: &Path) -> io::Result<(File, bool)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let open = |creates: bool, writes: bool| {
+        let mut options = OpenOptions::new();
+        options.create(creates).truncate(false).read(true).write(writes).mode(0o666).custom_flags(flags);
+        options.open(path)
+    };
+    let refused = match open(true, true) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        opened => return opened.map(|file| (file, true)),
+    };
+    // In a folder for everybody the kernel may let nobody but its owner open a file in order to create it.
+    let opened = open(false, true).map(|file| (file, true)).or_else(|_| Ok((open(false, false)?, false)));
+    opened.map_err(|_: io::Error| refused)
 }
 
 impl Drop for Lease {
@@ -124,6 +145,41 @@ mod tests {
         assert_eq!(take(&path, &holder("b"), at(2.0)).unwrap().unwrap_err(), holder("a"));
         drop(first);
         take(&path, &holder("b"), at(3.0)).unwrap().expect("it is free again");
+    }
+
+    #[test]
+    fn agents_of_two_users_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let allow = |path: &Path, mode| {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        };
+        allow(dir.path(), 0o755);
+        let path = path(Some(dir.path()), "http://127.0.0.1:30000");
+        let mut first = take(&path, &holder("a"), at(1.0)).unwrap().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o666, "whatever the umask is");
+        // An earlier release made it for its own user alone.
+        allow(&path, 0o444);
+        let take_as_another = || {
+            let path = path.clone();
+            let taking = std::thread::spawn(move || {
+                if rustix::process::geteuid().is_root() {
+                    let (same, other) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(65534));
+                    rustix::thread::set_thread_res_uid(same, other, same).unwrap();
+                }
+                take(&path, &holder("b"), at(2.0)).unwrap()
+            });
+            taking.join().unwrap()
+        };
+        assert_eq!(take_as_another().unwrap_err(), holder("a"));
+        first.set_open(true);
+        drop(first);
+        assert_eq!(take_as_another().unwrap_err(), holder("a"), "it may have left its window open");
+        allow(&path, 0o666);
+        drop(take(&path, &holder("a"), at(2.0)).unwrap().unwrap());
+        allow(&path, 0o444);
+        let second = take_as_another().expect("it is free");
+        take(&path, &holder("a"), at(3.0)).unwrap().unwrap_err();
+        drop(second);
     }
 
     #[test]
