@@ -343,7 +343,7 @@ impl Reporter {
         let lost = log.follow.lost_files();
         if std::mem::replace(&mut log.lost_files, lost) != lost {
             tracing::warn!(
-                "log {path} is rotated faster than it can be read: {lost} of its files were lost so far"
+                "log {path} is rotated faster than it can be read, or its old files cannot be read: {lost} of them were lost so far"
             );
         }
         let truncations = log.follow.truncations();

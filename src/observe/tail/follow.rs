@@ -52,7 +52,7 @@ pub struct Follow {
     unseen: u64,
     /// The file of the name for which there was no room yet.
     waits: Option<(u64, u64)>,
-    /// Files that had another successor before there was room for them.
+    /// Files that had another successor before there was room for them, or before they could be read.
     lost_files: u64,
 }
 
@@ -105,19 +105,23 @@ impl Follow {
     /// has passed since the last tick; timeouts count ticks.
     ///
     /// # Errors
-    /// The file exists and cannot be opened or read.
+    /// The file of the name exists and cannot be opened or read.
     pub fn poll(&mut self, budget: usize, tick: bool, out: &mut Vec<u8>) -> io::Result<Polled> {
         let is_missing = !self.look_up()?;
         let mut polled = Polled { is_missing, ..Polled::default() };
         let limit = out.len() + budget;
-        if self.read_late(tick, limit, out)? {
+        if self.read_late(tick, limit, out) {
             polled.more = true;
             return Ok(polled);
         }
         while let Some(front) = self.files.front_mut() {
             polled.is_backlog = front.position < front.backlog_end;
-            let is_cut_short =
-                front.read(limit, polled.is_backlog, out, &mut self.truncations, &mut self.unseen)?;
+            let read = front.read(limit, polled.is_backlog, out, &mut self.truncations, &mut self.unseen);
+            if read.is_err() && (is_missing || self.files.len() > 1) {
+                self.give_up(out);
+                continue;
+            }
+            let is_cut_short = read?;
             if is_cut_short || out.len() >= limit {
                 polled.more = true;
                 break;
@@ -164,7 +168,8 @@ impl Follow {
         self.unseen
     }
 
-    /// How many files were rotated away before there was room to open them: nothing of them was read.
+    /// How many files were rotated away before they were read to their ends: there was no room to open them, or they
+    /// could not be read.
     pub fn lost_files(&self) -> u64 {
         self.lost_files
     }
@@ -239,15 +244,29 @@ impl Follow {
         self.late.push(old);
     }
 
+    /// The first file cannot be read, and its name leads to another one or to none: a file server answers so for one that
+    /// was deleted. What it may have held besides is lost, and nobody waits for it.
+    fn give_up(&mut self, out: &mut Vec<u8>) {
+        let Some(mut old) = self.files.pop_front() else { return };
+        old.cutter.flush(out);
+        self.long_lines += old.cutter.long_lines();
+        self.lost_files += 1;
+    }
+
     /// Reads what late writers added to old files, and closes those to which nothing was added for long.
-    /// Returns whether there is more than `limit` allows.
-    fn read_late(&mut self, tick: bool, limit: usize, out: &mut Vec<u8>) -> io::Result<bool> {
-        for old in &mut self.late {
+    /// One that cannot be read any more is closed as well: its end was read before. Returns whether there is more than
+    /// `limit` allows.
+    fn read_late(&mut self, tick: bool, limit: usize, out: &mut Vec<u8>) -> bool {
+        for old in self.late.iter_mut().filter(|old| old.ticks < LATE_TICKS) {
             let before = old.position;
-            let has_more = old.read(limit, false, out, &mut self.truncations, &mut self.unseen)?;
-            old.ticks = if old.position > before { 0 } else { old.ticks + u32::from(tick) };
-            if has_more {
-                return Ok(true);
+            let read = old.read(limit, false, out, &mut self.truncations, &mut self.unseen);
+            old.ticks = match &read {
+                Err(_) => LATE_TICKS,
+                Ok(_) if old.position > before => 0,
+                Ok(_) => old.ticks + u32::from(tick),
+            };
+            if read.is_ok_and(|has_more| has_more) {
+                return true;
             }
         }
         let long_lines = &mut self.long_lines;
@@ -259,7 +278,7 @@ impl Follow {
             }
             stays
         });
-        Ok(false)
+        false
     }
 }
 
@@ -398,4 +417,68 @@ fn kind_of(metadata: &Metadata) -> Option<&'static str> {
 
 fn id_of(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A file whose reading fails, as one does that was deleted on a file server.
+    fn unreadable(folder: &Path) -> OpenFile {
+        OpenFile {
+            file: File::open(folder).expect("a folder"),
+            id: (0, 0),
+            position: 0,
+            head: Vec::new(),
+            cutter: LineSplitter::default(),
+            backlog_end: 0,
+            length: 0,
+            idle: 0,
+            ticks: 0,
+        }
+    }
+
+    #[test]
+    fn a_rotated_file_that_cannot_be_read_keeps_nobody_from_its_successors() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("server.log");
+        let mut file = File::create(&path).expect("made");
+        for is_late in [true, false] {
+            let mut follow = Follow::new(&path, false);
+            let mut out = Vec::new();
+            follow.poll(1 << 20, false, &mut out).expect("readable");
+            match is_late {
+                true => follow.late.push(unreadable(folder.path())),
+                false => follow.files.push_front(unreadable(folder.path())),
+            }
+            file.write_all(b"after it\n").expect("written");
+            while follow.poll(1 << 20, true, &mut out).is_ok_and(|polled| polled.more) {}
+            assert_eq!(String::from_utf8_lossy(&out), "after it\n", "late: {is_late}");
+            assert_eq!(
+                follow.lost_files(),
+                u64::from(!is_late),
+                "nothing is missing of one that was read to its end"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unreadable_file_that_its_name_still_leads_to_is_told_and_one_that_is_gone_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("server.log");
+        File::create(&path).expect("made");
+        let mut follow = Follow::new(&path, false);
+        let mut out = Vec::new();
+        follow.poll(1 << 20, false, &mut out).expect("readable");
+        let id = follow.files[0].id;
+        follow.files[0] = OpenFile { id, ..unreadable(folder.path()) };
+        follow.poll(1 << 20, true, &mut out).expect_err("it is what is to be read");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(follow.poll(1 << 20, true, &mut out).expect("there is none").is_missing);
+        std::fs::write(&path, "after it\n").expect("written");
+        while follow.poll(1 << 20, true, &mut out).expect("readable").more {}
+        assert_eq!(String::from_utf8_lossy(&out), "after it\n");
+    }
 }

@@ -291,9 +291,9 @@ pub enum Problem {
         /// How many.
         lines: u64,
     },
-    /// Files that were gone before they could be read.
+    /// Files that were gone before they were read to their ends.
     #[error(
-        "log {path} is rotated faster than it can be read; nothing was read of {files} of its files so far"
+        "log {path} is rotated faster than it can be read, or its old files cannot be read; {files} of them were lost so far"
     )]
     LostFiles {
         /// Which.
