@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -25,27 +25,44 @@ const FIRST: Duration = Duration::from_secs(2);
 /// answer every poll.
 const KNOWN_FOR: Duration = Duration::from_secs(300);
 
+/// How long a disk may take to answer, before the probing goes on without it.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// What is told of a folder whose disk has not answered: no window opens.
+const UNANSWERED: Room = Room { exists: true, writable: false, free: 0 };
+
 /// What was seen of a folder serves all servers' probes for so long.
 const SEEN_FOR: Duration = Duration::from_secs(5);
 
 /// The room in folders, which servers mostly share: each is looked at once for all of them, so that a disk
-/// that hangs holds one thread.
+/// that hangs holds one thread, and keeps nobody from what is elsewhere.
 #[derive(Clone, Debug, Default)]
-pub struct Rooms(Arc<Mutex<BTreeMap<PathBuf, (Instant, Option<Room>)>>>);
+pub struct Rooms(Arc<std::sync::Mutex<BTreeMap<PathBuf, LastLook>>>);
+
+/// When a folder was looked at last, and what was seen. It is locked for as long as somebody looks.
+type LastLook = Arc<Mutex<Option<(Instant, Option<Room>)>>>;
 
 impl Rooms {
+    /// `None` where the agent does not see the folder. One whose disk does not answer takes no files either.
     async fn of(&self, folder: PathBuf) -> Option<Room> {
-        let mut known = self.0.lock().await;
-        if let Some((at, room)) = known.get(&folder)
-            && at.elapsed() < SEEN_FOR
-        {
-            return *room;
-        }
-        let ours = folder.clone();
-        // A disk that hangs must not keep the loop.
-        let room = crate::world::blocking(move || artifact::room(&ours)).await.unwrap_or_default();
-        known.insert(folder, (Instant::now(), room));
-        room
+        let last =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(folder.clone()).or_default().clone();
+        let looking = async move {
+            let mut last = last.lock_owned().await;
+            if let Some((at, room)) = *last
+                && at.elapsed() < SEEN_FOR
+            {
+                return room;
+            }
+            let look = move || {
+                let room = artifact::room(&folder);
+                // Also where nobody waits for it any more.
+                *last = Some((Instant::now(), room));
+                room
+            };
+            crate::world::blocking(look).await.unwrap_or_default()
+        };
+        tokio::time::timeout(LOOK_LIMIT, looking).await.unwrap_or(Some(UNANSWERED))
     }
 }
 
@@ -64,8 +81,13 @@ pub async fn run(
     let mut asked_at = Instant::now();
     let mut warned: Option<String> = None;
     loop {
-        for (server_path, ours) in target.folders() {
-            let seen = rooms.of(ours).await;
+        let look = |ours| {
+            let rooms = rooms.clone();
+            tokio::spawn(async move { rooms.of(ours).await })
+        };
+        let looks: Vec<_> = target.folders().into_iter().map(|(path, ours)| (path, look(ours))).collect();
+        for (server_path, look) in looks {
+            let seen = look.await.unwrap_or_default();
             send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
         let health = server::health_now_and_then(&address).await;
@@ -114,4 +136,61 @@ pub async fn run(
 async fn send(tx: &mpsc::Sender<AgentEvent>, target: &TargetPlan, fact: ServerFact) {
     // The loop is gone only when the agent ends.
     let _ = tx.send(AgentEvent::Server { target: target.target, fact }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::world::stand_in::{self, Machine, Until};
+    use skewtrap_trace::time::Time;
+
+    /// A machine whose first look at a disk never comes back.
+    #[derive(Default)]
+    struct FirstHangs(AtomicUsize);
+
+    impl Machine for FirstHangs {
+        fn wall_time(&self) -> Time {
+            Time::default()
+        }
+
+        fn disk(&self) -> Until {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 => Box::pin(std::future::pending()),
+                _ => Box::pin(std::future::ready(())),
+            }
+        }
+
+        fn worked(&self) -> Until {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn disk_fails(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_looked_at_once_and_keeps_no_other_from_being_looked_at() {
+        let machine = Arc::new(FirstHangs::default());
+        stand_in::set(Some(machine.clone()));
+        let (rooms, dir) = (Rooms::default(), tempfile::tempdir().expect("a folder"));
+        let hung = tokio::spawn({
+            let rooms = rooms.clone();
+            async move { rooms.of("/hangs".into()).await }
+        });
+        tokio::task::yield_now().await;
+        let limit = Duration::from_secs(10);
+        let seen = tokio::time::timeout(limit, rooms.of(dir.path().to_owned())).await;
+        assert!(seen.expect("it waits for no other disk").is_some());
+        assert_eq!(
+            tokio::time::timeout(limit, hung).await.expect("in time").expect("it ends"),
+            Some(UNANSWERED)
+        );
+        let again = tokio::time::timeout(limit, rooms.of("/hangs".into())).await;
+        assert_eq!(again.expect("in time"), Some(UNANSWERED), "as far as anybody knows");
+        assert_eq!(machine.0.load(Ordering::Relaxed), 2, "no second thread waits for it");
+        stand_in::set(None);
+    }
 }
