@@ -83,7 +83,8 @@ impl Log {
     pub(super) async fn news(&self) -> Vec<(Rank, ProfileLine)> {
         let read = |(path, from): &(PathBuf, Option<u64>)| {
             let (path, from) = (path.clone(), (*from)?);
-            Some(tokio::spawn(async move { profile_lines::after(&path, from).await }))
+            // Of more than can be read in time the newest lines say what is so now.
+            Some(tokio::spawn(async move { profile_lines::recent(&path, Some(from)).await }))
         };
         let reading: Vec<_> = self.files.iter().filter_map(read).collect();
         let (until, mut written) = (Instant::now() + LIMIT, Vec::new());
@@ -145,6 +146,21 @@ mod tests {
         writeln!(file, "[2026-11-24 03:48:54 DP2] Stop profiling...").unwrap();
         assert!(log.is_news(stops.0, &stops.1), "another one");
         assert_eq!(log.news().await, []);
+    }
+
+    #[tokio::test]
+    async fn of_more_than_can_be_read_before_a_stop_the_newest_lines_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.log");
+        std::fs::write(&path, "").unwrap();
+        let log = Log::from_now(vec![path.clone()]).await;
+        let mut text = format!("{}\n", "x".repeat(1 << 20)).repeat(17).into_bytes();
+        text.extend(
+            b"[2026-11-24 03:48:53 DP2] Profiling starts. Traces will be saved to: /other (with profile id: 17.5)\n",
+        );
+        std::fs::write(&path, text).unwrap();
+        let starts = ProfileLine::Starts { dir: "/other".into(), id: Some("17.5".into()) };
+        assert_eq!(log.news().await, [(Rank::dp(2), starts)]);
     }
 
     #[tokio::test]
