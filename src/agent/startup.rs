@@ -20,6 +20,7 @@ use crate::act::state::{OutboxRow, State, StateError};
 use crate::clock::Clock;
 use crate::http::{Secret, Server};
 use crate::observe::sender::ObservationSender;
+use crate::observe::trace::nsight::remove_leftovers;
 use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::{self, ApiContext, ServeConfig};
@@ -150,6 +151,8 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     let bundles = Bundles::open(&places.incident_dir, agent.clone()).unwrap_or_else(|error| {
         only_watch = true;
         tell_only_watch(&error);
+    // An export holds the environment of the profiled processes.
+    remove_leftovers(&std::env::temp_dir());
         Bundles::at(&places.incident_dir, agent)
     });
     let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None })?;

@@ -5,19 +5,36 @@
 //! An export contains the environment and the output of the profiled processes. Only kernel tables, the
 //! times of launches, NVTX ranges and process names are read from it.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, geteuid, kill_process_group, test_kill_process};
 
 use skewtrap_trace::{Limits, RankTrace};
 
 use super::TraceError;
 use super::folder::{Format, TraceFile};
+
+/// How long an export may take; one of some gigabytes takes minutes.
+const EXPORT_LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked whether one has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The last bytes of what it printed, which say why it failed, and how long they are waited for.
+const PRINTED: usize = 4096;
+const PRINTED_LIMIT: Duration = Duration::from_secs(1);
+/// How temporary folders are called, before the process that made them and a number.
+const EXPORT: &str = "skewtrap-export-";
 
 /// A process that ran kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,41 +255,125 @@ pub fn sqlite_of(file: &TraceFile) -> Result<(PathBuf, Option<TempFolder>), Trac
     let unreadable = |why| TraceError::Unreadable { path: file.path.clone(), why };
     let temp = TempFolder::new().map_err(unreadable)?;
     let out = if is_gzip {
-        let out = temp.0.join("export.sqlite");
+        let out = temp.path.join("export.sqlite");
         let mut to = File::create(&out).map_err(unreadable)?;
         io::copy(&mut super::open(&file.path)?, &mut to).map_err(unreadable)?;
         out
     } else {
-        export(&file.path, &temp.0)?
+        export(&file.path, &temp.path)?
     };
     Ok((out, Some(temp)))
 }
 
 /// Exports a report into `dir` with the installed `nsys`, and returns the path of the export.
 fn export(report: &Path, dir: &Path) -> Result<PathBuf, TraceError> {
+    export_by("nsys".as_ref(), EXPORT_LIMIT, report, dir)
+}
+
+fn export_by(program: &OsStr, limit: Duration, report: &Path, dir: &Path) -> Result<PathBuf, TraceError> {
     let out = dir.join(report.with_extension("sqlite").file_name().unwrap_or_default());
     let fail = |what: String| TraceError::File { path: report.to_owned(), what };
-    let ran = Command::new("nsys")
+    let mut nsys = Command::new(program)
         .args(["export", "--type", "sqlite", "-f", "true", "-o"])
         .arg(&out)
         .arg(report)
-        .output()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
         .map_err(|e| {
             fail(format!(
                 "an Nsight report needs `nsys export`, which cannot be run here ({e}): install Nsight Systems, or run `nsys export --type sqlite {}` where it is and give the .sqlite",
                 report.display()
             ))
         })?;
-    if !ran.status.success() || !out.exists() {
-        let stderr = String::from_utf8_lossy(&ran.stderr);
-        let last = stderr.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+    let printed = nsys.stderr.take().map(read_last);
+    let ended = ended_within(&mut nsys, limit)
+        .map_err(|e| fail(format!("`nsys export` cannot be waited for: {e}")))?;
+    let Some(status) = ended else {
+        let limit = limit.as_secs();
+        return Err(fail(format!(
+            "`nsys export` did not end within {limit} s and was killed; run `nsys export --type sqlite {}` by hand and give the .sqlite",
+            report.display()
+        )));
+    };
+    if !status.success() || !out.exists() {
+        let printed =
+            printed.and_then(|printed| printed.recv_timeout(PRINTED_LIMIT).ok()).unwrap_or_default();
+        let printed = String::from_utf8_lossy(&printed);
+        let last = printed.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
         return Err(fail(format!("`nsys export` failed: {last}")));
     }
     Ok(out)
 }
 
-/// A temporary folder, removed when this is dropped.
-pub struct TempFolder(PathBuf);
+/// How a program ended; `None` where it did not in time, and was killed with all that it started.
+fn ended_within(program: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(status) = program.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    if let Some(group) = i32::try_from(program.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended a moment ago.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    program.wait().map(|_| None)
+}
+
+/// Reads to the end on a thread of its own, or the program would wait for it, and gives the last of it.
+fn read_last(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut last, mut piece) = (Vec::new(), [0; PRINTED]);
+        while let Ok(read @ 1..) = from.read(&mut piece) {
+            last.extend_from_slice(&piece[..read]);
+            last.drain(..last.len().saturating_sub(PRINTED));
+        }
+        // Nobody may be waiting any more.
+        let _ = tell.send(last);
+    });
+    told
+}
+
+/// A temporary folder, removed when this is dropped. It is locked until then: the kernel ends that with the process.
+pub struct TempFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Removes the folders below `temp` that killed processes of this user left behind.
+pub fn remove_leftovers(temp: &Path) {
+    for entry in std::fs::read_dir(temp).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(EXPORT)) else { continue };
+        let maker = rest.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+        let is_ours = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw());
+        if is_ours && maker.is_some_and(|pid| !is_another_alive(pid)) && lock(&entry.path()).is_ok() {
+            // Tried again at the next start.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether there is such a process beside this one. A release before this one did not lock its folders.
+fn is_another_alive(pid: u32) -> bool {
+    let other = i32::try_from(pid).ok().filter(|_| pid != std::process::id()).and_then(Pid::from_raw);
+    other.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// Locks a folder, unless another process, or another part of this one, has it.
+fn lock(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(folder)
+}
 
 impl TempFolder {
     /// Readable by this user only: an export contains the environment of the profiled processes.
@@ -280,13 +381,19 @@ impl TempFolder {
     /// # Errors
     /// It cannot be made.
     pub fn new() -> io::Result<Self> {
+        Self::within(&std::env::temp_dir())
+    }
+
+    fn within(temp: &Path) -> io::Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("skewtrap-export-{}-{n}", std::process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            let path = temp.join(format!("{EXPORT}{}-{n}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path).and_then(|()| lock(&path)) {
+                // Another process may have taken it for a leftover a moment before.
+                Ok(lock) if path.exists() => return Ok(Self { path, _lock: lock }),
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::WouldBlock) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -294,23 +401,78 @@ impl TempFolder {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for TempFolder {
     fn drop(&mut self) {
-        // A leftover in the folder for temporary files does no harm.
-        let _ = std::fs::remove_dir_all(&self.0);
+        // A leftover is removed at the next start of an agent.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
     use skewtrap_trace::rank::{Rank, RankId};
     use skewtrap_trace::{Profiles, RankWindow};
 
     use super::*;
+
+    /// A program in place of nsys.
+    fn fake(dir: &Path, script: &str) -> PathBuf {
+        let path = dir.join("nsys");
+        let mut file =
+            File::options().create(true).write(true).truncate(true).mode(0o755).open(&path).expect("made");
+        std::io::Write::write_all(&mut file, format!("#!/bin/sh\n{script}\n").as_bytes()).expect("written");
+        path
+    }
+
+    #[test]
+    fn an_export_that_does_not_end_is_killed_with_what_it_started_and_one_that_fails_says_why() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let export = |script: &str, limit| {
+            let program = fake(dir.path(), script);
+            export_by(program.as_os_str(), limit, Path::new("w.nsys-rep"), dir.path())
+                .map_err(|e| e.to_string())
+        };
+        let limit = Duration::from_secs(60);
+        let exported = export("cp \"$0\" \"$7\"", limit).expect("an export");
+        assert_eq!(exported, dir.path().join("w.sqlite"));
+        std::fs::remove_file(exported).expect("removed");
+        let flood = "yes 'a line of many' | head -c 300000 >&2; echo 'no such report' >&2; exit 1";
+        let why = export(flood, limit).expect_err("it fails");
+        assert!(why.contains("`nsys export` failed: no such report"), "{why}");
+        let began = std::time::Instant::now();
+        let why = export("sleep 30 & sleep 30", Duration::from_millis(200)).expect_err("it does not end");
+        assert!(began.elapsed() < Duration::from_secs(20), "{why}");
+        assert!(why.contains("did not end within"), "{why}");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_an_export_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut gone = Command::new("true").spawn().expect("started");
+        gone.wait().expect("it ends");
+        let leftover = |pid: u32, number: u32| {
+            let path = dir.path().join(format!("{EXPORT}{pid}-{number}"));
+            std::fs::create_dir(&path).expect("made");
+            std::fs::write(path.join("w.sqlite"), "secrets").expect("written");
+            path
+        };
+        // In a container each life of an agent may have the same id.
+        let left = [leftover(gone.id(), 0), leftover(std::process::id(), 999_999)];
+        let other = dir.path().join("skewtrap-exports");
+        std::fs::create_dir(&other).expect("made");
+        let alive = [leftover(std::os::unix::process::parent_id(), 0), other];
+        let ours = TempFolder::within(dir.path()).expect("made");
+        remove_leftovers(dir.path());
+        assert_eq!(left.map(|path| path.exists()), [false; 2]);
+        assert_eq!(alive.map(|path| path.exists()), [true; 2]);
+        assert!(ours.path().exists());
+    }
 
     #[test]
     fn the_pace_of_a_host_is_that_of_its_own_launches() {
