@@ -63,9 +63,9 @@ use crate::config::receiver as configured;
 use crate::http::Server;
 use crate::observe::effort::{SourceCounters, Stage};
 use crate::observe::sender::{ImmediateFlush, ObservationBatch};
-use crate::serve::Command;
 use crate::serve::metrics::Metrics;
 use crate::serve::published::Publisher;
+use crate::serve::{Command, HandledAlerts};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::keep::BundleSpace;
@@ -238,6 +238,8 @@ pub struct Agent {
     configured: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
     manual_capture: CaptureSpec,
+    /// The alerts of other systems that have asked for a capture.
+    handled: Arc<HandledAlerts>,
     /// Servers of which the log has said that their ranks cannot be compared.
     of_one_load: BTreeSet<TargetId>,
 }

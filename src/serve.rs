@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
 pub use self::control::{Action, AlertOrigin, Answer, CaptureBody, Command};
+pub use self::inbound::{AlertKey, HandledAlerts};
 use self::metrics::Metrics;
 use self::published::Published;
 use crate::http::Secret;
@@ -70,6 +71,8 @@ pub struct ApiContext {
     pub commands: mpsc::Sender<Command>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The alerts of other systems that have asked for a capture.
+    pub alerts: Arc<HandledAlerts>,
 }
 
 /// Why an address is not served. The watching, and the other address, work without it.
@@ -101,7 +104,6 @@ pub enum ServeError {
 struct Shared {
     context: ApiContext,
     incident_dir: Arc<PathBuf>,
-    alerts: Arc<inbound::HandledAlerts>,
 }
 
 impl Shared {
@@ -125,8 +127,7 @@ impl ApiServer {
     /// Binds the addresses, and returns why one could not be served: it is taken, or it is reachable from
     /// other machines and there is no token. One that fails does not affect the other.
     pub async fn bind(config: &ServeConfig, context: ApiContext) -> (Self, Vec<ServeError>) {
-        let shared =
-            Shared { context, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
+        let shared = Shared { context, incident_dir: Arc::new(config.incident_dir.clone()) };
         let mut errors = Vec::new();
         let api = match api_listener(config).await {
             Ok(listener) => Some((listener, api_router(shared.clone(), Access::new(config)))),

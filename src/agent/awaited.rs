@@ -132,7 +132,7 @@ impl Agent {
     pub(super) fn take_over(&mut self, opened: Opened, effects: &mut Vec<Effect>) {
         let Some(awaited) = self.awaited.take() else { return };
         let (mut setup, known) = (awaited.setup.clone(), awaited.known.clone());
-        let Opened { state, bundles, found, mut kept, outbox, token, only_watch } = opened;
+        let Opened { state, bundles, found, mut kept, outbox, token, alerts, only_watch } = opened;
         info!("the disk of the state answers: its windows, limits and messages are taken over");
         let now = self.clock.now();
         setup.policy.watch_only |= only_watch;
@@ -146,6 +146,9 @@ impl Agent {
         self.notifier.go_on_with(state.clone(), outbox, now);
         self.count_dropped();
         self.store.pool = awaited.begin(&bundles, &state, token);
+        self.handled.add_earlier(alerts);
+        let all = self.handled.all();
+        state.later(move |state| state.save_alerts(&all));
         self.recover(found, &known, effects);
         for incident in told {
             if self.watch.incident(&incident.id).is_none() {

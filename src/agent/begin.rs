@@ -21,9 +21,9 @@ use crate::act::systemd;
 use crate::clock::Clock;
 use crate::http::{Server, client};
 use crate::observe::sender::{self, observation_channel};
-use crate::serve::ApiContext;
 use crate::serve::metrics::Metrics;
 use crate::serve::published::{Vitals, publisher};
+use crate::serve::{ApiContext, HandledAlerts};
 use skewtrap_core::capture::keep::Keep;
 use skewtrap_core::message::Origin;
 use skewtrap_core::status::Course;
@@ -46,7 +46,7 @@ pub(super) struct StartedAgent {
 pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> {
     let Run { clock, cancel, reloads, on_effect, reload, serves, background } = run;
     let (opening, opened, awaits_state) = open(&plan, clock).await?;
-    let Opened { state, bundles, found, kept, outbox, token, only_watch } = opened;
+    let Opened { state, bundles, found, kept, outbox, token, alerts, only_watch } = opened;
     let mut store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None };
     let supervisor = Supervisor::with_background(background);
     let (tx, inbox) = mpsc::channel(INBOX);
@@ -80,8 +80,10 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
     let start_store = startup::store(&plan, clock, &metrics, &supervisor);
     let own_token = Arc::new(OnceLock::new());
     let (commands, requests) = mpsc::channel(16);
+    let handled = Arc::new(HandledAlerts::default());
+    handled.add_earlier(alerts);
     if serves {
-        let context = ApiContext { published, commands, metrics: metrics.clone() };
+        let context = ApiContext { published, commands, metrics: metrics.clone(), alerts: handled.clone() };
         let served = startup::serving(&plan, context, &supervisor, own_token.clone()).await;
         let page = |at: SocketAddr| {
             plan.external_url.clone().unwrap_or_else(|| plan::page(&at.to_string(), &plan::host()))
@@ -109,6 +111,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         manual_capture: plan.manual_capture,
         of_one_load: BTreeSet::new(),
         reload_problem: None,
+        handled,
         configured: plan.configured,
         watch,
         awaited,

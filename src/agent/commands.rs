@@ -178,7 +178,7 @@ impl Agent {
             if is_baseline { "a baseline to compare later captures with" } else { "asked for by hand" };
         let why = request.reason.unwrap_or_else(|| usual.into());
         let is_alert = request.alert.is_some();
-        let AlertOrigin { labels, since } = request.alert.unwrap_or_default();
+        let AlertOrigin { labels, since, .. } = request.alert.unwrap_or_default();
         let request = ManualRequest { target, is_alert, is_baseline, capture, why, labels, since };
         match self.watch.request_capture(request, self.clock.now(), effects) {
             Ok(incident) => {

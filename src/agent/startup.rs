@@ -23,7 +23,7 @@ use crate::observe::sender::ObservationSender;
 use crate::observe::trace::nsight::remove_leftovers;
 use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
-use crate::serve::{self, ApiContext, ServeConfig};
+use crate::serve::{self, AlertKey, ApiContext, ServeConfig};
 use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::window::EXPORT_LIMIT;
@@ -103,6 +103,8 @@ pub(super) struct Opened {
     pub(super) kept: Kept,
     pub(super) outbox: Vec<OutboxRow>,
     pub(super) token: Option<Secret>,
+    /// The alerts of other systems that have asked for a capture.
+    pub(super) alerts: Vec<AlertKey>,
     /// Nothing would keep count of windows, or take their files.
     pub(super) only_watch: bool,
 }
@@ -113,7 +115,8 @@ impl Opened {
         let state = State::in_memory()?;
         let bundles = Bundles::at(&plan.incident_dir, state.agent().clone());
         let (found, kept) = Default::default();
-        Ok(Self { state, bundles, found, kept, outbox: Vec::new(), token: None, only_watch: false })
+        let (outbox, alerts) = Default::default();
+        Ok(Self { state, bundles, found, kept, outbox, token: None, alerts, only_watch: false })
     }
 }
 
@@ -167,7 +170,8 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     let kept = Kept { ledger, silences: state.silences()?, baselines: state.baselines()?, incidents };
     // What is undelivered waits in it, whether or not it can be read now.
     let outbox = state.undelivered().unwrap_or_default();
-    Ok(Opened { state, bundles, found, kept, outbox, token, only_watch })
+    let alerts = state.alerts().unwrap_or_default();
+    Ok(Opened { state, bundles, found, kept, outbox, token, alerts, only_watch })
 }
 
 /// Opens the state; where an earlier life of this agent has it still, once that is done. A stop of its may be answered only

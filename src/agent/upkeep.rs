@@ -12,8 +12,8 @@ use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::State;
 use crate::act::systemd;
 use crate::clock::wall_time;
-use crate::serve::Command;
 use crate::serve::published::{Vitals, Wanted};
+use crate::serve::{Action, CaptureBody, Command};
 use skewtrap_core::capture::governor::{ClockJump, QUIET};
 use skewtrap_core::incident::Record;
 use skewtrap_core::signal::sample::TargetId;
@@ -175,7 +175,20 @@ impl Agent {
     }
 
     pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
+        // Whoever asked was told that nothing came of it, and may have asked again.
+        if command.answer.is_closed() {
+            return;
+        }
+        let alert = match &command.action {
+            Action::Capture(CaptureBody { alert: Some(alert), .. }) => Some(alert.key.clone()),
+            _ => None,
+        };
         let reply = self.answer(command.action, effects);
+        if let Some(alert) = alert {
+            self.handled.insert(alert);
+            let all = self.handled.all();
+            self.store.state.later(move |state| state.save_alerts(&all));
+        }
         self.publisher.outdate();
         match reply {
             // Nobody may be waiting any more.
@@ -213,5 +226,54 @@ impl Agent {
         if !self.supervisor.stop(Duration::from_secs(2)).await {
             warn!("some tasks did not end in 2 s and are left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::begin::begin;
+    use crate::agent::plan::{Flags, Plan};
+    use crate::agent::{Run, StartedAgent};
+    use crate::clock::Clock;
+    use crate::config::file::load;
+    use tokio::sync::{mpsc, oneshot};
+
+    /// One that has begun and watches nothing.
+    async fn begun(dir: &std::path::Path) -> StartedAgent {
+        let at = dir.display();
+        let text = format!(
+            "targets: [{{ url: 'http://127.0.0.1:9' }}]\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\n"
+        );
+        let loaded = load("skewtrap.yaml", &text, &|_| Ok(Vec::new()));
+        let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        let run = Run {
+            clock: Clock::start(),
+            cancel: tokio_util::sync::CancellationToken::new(),
+            reloads: mpsc::channel(1).1,
+            on_effect: Box::new(|_| {}),
+            reload: Box::new(|| anyhow::bail!("nothing is read again")),
+            serves: false,
+            background: None,
+        };
+        begin(Plan::of(&config, &Flags::default()).expect("a plan"), run).await.expect("it begins")
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_done() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut agent = begun(dir.path()).await.agent;
+        let silence = |answer| {
+            let duration = Duration::from_secs(60);
+            Command { action: Action::Silence { rule: None, target: None, duration, why: None }, answer }
+        };
+        // Told that nothing came of it, whoever asked asks again.
+        let (answer, waits) = oneshot::channel();
+        drop(waits);
+        agent.command(silence(answer), &mut Vec::new());
+        assert_eq!(agent.watch.silences().len(), 0);
+        let (answer, _waits) = oneshot::channel();
+        agent.command(silence(answer), &mut Vec::new());
+        assert_eq!(agent.watch.silences().len(), 1);
     }
 }

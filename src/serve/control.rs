@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::inbound::AlertKey;
 use super::{ApiError, Shared};
 use skewtrap_core::factor::Mark;
 use skewtrap_core::printable::{LIMIT, printable};
@@ -98,6 +99,8 @@ pub struct CaptureBody {
 /// What is known of an alert of another system that asks for a capture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AlertOrigin {
+    /// Which it is.
+    pub key: AlertKey,
     /// Its labels.
     pub labels: Labels,
     /// Since when it has been firing.

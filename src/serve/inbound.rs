@@ -49,34 +49,55 @@ pub(super) struct InboundAlert {
     fingerprint: String,
 }
 
-/// The alerts that have requested a capture already, by fingerprint and start.
+/// An alert: its fingerprint, and since when it fires.
+pub type AlertKey = (String, String);
+
+/// The alerts that have requested a capture already. Alertmanager repeats them for hours, also to the next life of an
+/// agent, so the loop keeps them in its state.
 #[derive(Debug, Default)]
-pub(super) struct HandledAlerts(Mutex<VecDeque<(String, String)>>);
+pub struct HandledAlerts(Mutex<VecDeque<AlertKey>>);
 
 impl HandledAlerts {
-    fn contains(&self, alert: &InboundAlert) -> bool {
-        !alert.fingerprint.is_empty() && self.lock().contains(&alert.key())
+    fn contains(&self, key: &AlertKey) -> bool {
+        !key.0.is_empty() && self.lock().contains(key)
     }
 
     /// Called only once the loop answered: otherwise the alert is handled when it is sent again.
-    fn insert(&self, alert: &InboundAlert) {
-        if alert.fingerprint.is_empty() || self.contains(alert) {
+    pub fn insert(&self, key: AlertKey) {
+        if key.0.is_empty() || self.contains(&key) {
             return;
         }
         let mut handled = self.lock();
-        if handled.len() == REMEMBERED {
-            handled.pop_front();
-        }
-        handled.push_back(alert.key());
+        handled.push_back(key);
+        forget_oldest(&mut handled);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(String, String)>> {
+    /// Adds those of an agent before this one.
+    pub fn add_earlier(&self, earlier: Vec<AlertKey>) {
+        let mut handled = self.lock();
+        let since = std::mem::take(&mut *handled);
+        handled.extend(earlier.into_iter().filter(|key| !since.contains(key)));
+        handled.extend(since);
+        forget_oldest(&mut handled);
+    }
+
+    /// All of them, the newest last.
+    pub fn all(&self) -> Vec<AlertKey> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<AlertKey>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn forget_oldest(handled: &mut VecDeque<AlertKey>) {
+    let too_many = handled.len().saturating_sub(REMEMBERED);
+    handled.drain(..too_many);
+}
+
 impl InboundAlert {
-    fn key(&self) -> (String, String) {
+    fn key(&self) -> AlertKey {
         (self.fingerprint.clone(), self.starts_at.clone())
     }
 
@@ -136,11 +157,11 @@ async fn result_of(
         Ok(target) => target,
         Err(why) => return Ok(json!({ "alert": name, "refused": why })),
     };
-    if shared.alerts.contains(alert) {
+    if shared.context.alerts.contains(&alert.key()) {
         return Ok(json!({ "alert": name, "said": "it has asked before" }));
     }
     let answer = send_command(shared, Action::Capture(request_of(alert, name, target))).await?;
-    shared.alerts.insert(alert);
+    shared.context.alerts.insert(alert.key());
     Ok(match answer {
         Answer::Done { message, incident } => {
             json!({ "alert": name, "said": message, "incident": incident })
@@ -165,6 +186,7 @@ fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody
         num_steps: None,
         baseline: false,
         alert: Some(AlertOrigin {
+            key: alert.key(),
             labels: labels_of(&alert.labels),
             since: since.map(|t| Time::from_nanos(i64::try_from(t.as_nanosecond()).unwrap_or(0))),
         }),
@@ -244,10 +266,21 @@ mod tests {
             starts_at: starts.into(),
             fingerprint: "f".into(),
         };
-        assert!(!handled.contains(&alert("1")));
-        handled.insert(&alert("1"));
-        assert!(handled.contains(&alert("1")));
-        assert!(!handled.contains(&alert("2")), "it fires anew");
+        let asked = |starts: &str| handled.contains(&alert(starts).key());
+        assert!(!asked("1"));
+        handled.insert(alert("1").key());
+        assert!(asked("1"));
+        assert!(!asked("2"), "it fires anew");
+        // The disk of the state answers, and there was an agent before.
+        handled.add_earlier(vec![alert("0").key(), alert("1").key()]);
+        assert!(asked("0") && handled.all().len() == 2);
+        for number in 2..=REMEMBERED {
+            handled.insert(alert(&number.to_string()).key());
+        }
+        assert!(!asked("0") && asked("1") && asked("1024"), "the newest ones");
+        let unnamed = InboundAlert { fingerprint: String::new(), ..alert("3") };
+        handled.insert(unnamed.key());
+        assert!(!handled.contains(&unnamed.key()), "nobody knows which it is");
     }
 
     #[test]

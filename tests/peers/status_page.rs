@@ -240,7 +240,8 @@ impl Agent {
             hosts: Vec::new(),
             incident_dir: dir.to_owned(),
         };
-        let doors = ApiContext { published, commands, metrics: Arc::new(Metrics::default()) };
+        let doors =
+            ApiContext { published, commands, metrics: Arc::new(Metrics::default()), alerts: Arc::default() };
         let server = loop {
             let (server, troubles) = ApiServer::bind(&config, doors.clone()).await;
             if troubles.is_empty() {

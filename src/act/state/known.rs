@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 use serde::de::DeserializeOwned;
 
 use super::{State, StateError, json};
@@ -14,6 +14,9 @@ use skewtrap_core::watch::KeptIncident;
 /// What the rows of servers are called, and the one row that an earlier release had for all of them.
 const BASELINE: (&str, &str) = ("baseline:", "baselines");
 const OPEN: (&str, &str) = ("open:", "open_incidents");
+
+/// The row of the alerts that have asked for a capture.
+const ALERTS: &str = "alerts";
 
 const SAVE: &str = "INSERT OR REPLACE INTO meta VALUES (?1 || ?2, ?3)";
 
@@ -38,6 +41,30 @@ impl State {
     /// The database cannot be read.
     pub fn silences(&self) -> Result<Vec<Silence>, StateError> {
         self.bodies("silences", "SELECT body FROM silences ORDER BY rowid")
+    }
+
+    /// Replaces the alerts of other systems that have asked for a capture, each by its fingerprint and its beginning: sent
+    /// again to the next agent, they must not ask twice.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn save_alerts(&self, keys: &[(String, String)]) -> Result<(), StateError> {
+        self.write(|transaction| transaction.execute(SAVE, params!["", ALERTS, json(&keys)]).map(|_| ()))
+    }
+
+    /// The alerts that were saved; nothing where another release saved them in words that this one does not know.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn alerts(&self) -> Result<Vec<(String, String)>, StateError> {
+        self.written();
+        let query = "SELECT value FROM meta WHERE name = ?1";
+        let row: Option<String> = self
+            .lock()
+            .query_row(query, [ALERTS], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.broken(e))?;
+        Ok(row.and_then(|body| read(&body)).unwrap_or_default())
     }
 
     /// Replaces what is known of all servers: a restart of the agent must not make them unknown, nor tell an

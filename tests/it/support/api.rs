@@ -47,7 +47,7 @@ pub fn standing(status: Status) -> (Publisher, Published) {
 }
 
 pub fn context(published: Published, commands: mpsc::Sender<Command>) -> ApiContext {
-    ApiContext { published, commands, metrics: Arc::new(Metrics::default()) }
+    ApiContext { published, commands, metrics: Arc::new(Metrics::default()), alerts: Arc::default() }
 }
 
 impl Agent {
