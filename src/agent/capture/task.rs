@@ -52,12 +52,7 @@ impl Task {
     pub async fn run(self, signals: mpsc::Receiver<WindowSignal>, cancel: CancellationToken) {
         let lease = match self.lease().await {
             Ok(lease) => lease,
-            Err(refusal) => {
-                let event = WindowEvent::Refused(Box::new(refusal));
-                // As in `ended`.
-                let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), event }).await;
-                return;
-            }
+            Err(refusal) => return self.refused(refusal).await,
         };
         let record = self.record().await;
         let distrust = SettlingTime::opened(self.store.clock.now());
@@ -91,6 +86,11 @@ impl Task {
                     let gathered = self.gathered(manifest, &outcome).await;
                     self.compare(outcome, gathered).await;
                 }
+            }
+            // A window of that agent's is over in a moment, and this one may open then.
+            Ok(Err(StateError::Leased { process, until, .. })) => {
+                let left = until.since(self.store.clock.now());
+                self.refused(Refusal::OtherAgent { process, left }).await;
             }
             Ok(Err(error)) => self.failed(format!("{error}; nothing was sent to the server"), None).await,
             Err(panic) => {
@@ -152,6 +152,13 @@ impl Task {
         let known = crate::world::blocking(move || bundles.read(&id)).await.ok().flatten();
         // Its bundle may have been evicted meanwhile.
         known.map_or(new, |known| Record { incident, notify, ..known })
+    }
+
+    /// It is not opened now, and may be asked for again.
+    async fn refused(&self, refusal: Refusal) {
+        let event = WindowEvent::Refused(Box::new(refusal));
+        // As in `ended`.
+        let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), event }).await;
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {

@@ -177,6 +177,17 @@ pub enum Refusal {
         /// What the store said.
         why: String,
     },
+    /// Another agent that watches the same server may have a window open there.
+    #[error(
+        "another skewtrap (process {process}) has, or may have, a window open on this server, which is over in {} at the latest; agents on one server take turns",
+        Span(*.left)
+    )]
+    OtherAgent {
+        /// Its process.
+        process: u32,
+        /// How much longer at most.
+        left: Duration,
+    },
     /// It is unknown what became of a start that the agent sent there.
     #[error("the last window on this server ended with an unknown state ({why}); nothing is opened there for another {}", Span(*.left))]
     Suppression {

@@ -33,6 +33,7 @@ impl Refusal {
             | Self::Suppression { left, .. }
             | Self::PoolWindow { left, .. }
             | Self::PoolUnproven { left, .. }
+            | Self::OtherAgent { left, .. }
             | Self::Silenced { left } => Some(*left),
             Self::PoolBudget(spent) => spent.again_in(),
             Self::RankWakes { ago, .. } => Some(super::WAKES.saturating_sub(*ago)),
@@ -119,6 +120,7 @@ impl Refusal {
             Self::PoolUnproven { .. } => Reason::PoolUnproven,
             Self::PoolBudget(_) => Reason::PoolBudget,
             Self::PoolLease { .. } => Reason::PoolLease,
+            Self::OtherAgent { .. } => Reason::OtherAgent,
             Self::Suppression { .. } => Reason::Suppression,
             Self::FutureState { .. } => Reason::FutureState,
             Self::UnknownServer { .. } => Reason::UnknownServer,
@@ -194,6 +196,8 @@ pub enum Reason {
     PoolBudget,
     /// See [`Refusal::PoolLease`].
     PoolLease,
+    /// See [`Refusal::OtherAgent`].
+    OtherAgent,
     /// See [`Refusal::Suppression`].
     #[serde(rename = "quiet")]
     Suppression,
@@ -276,6 +280,7 @@ impl Reason {
             Self::PoolUnproven => "pool_unproven",
             Self::PoolBudget => "pool_budget",
             Self::PoolLease => "pool_lease",
+            Self::OtherAgent => "other_agent",
             Self::Suppression => "quiet",
             Self::FutureState => "future_state",
             Self::UnknownServer => "unknown_server",
