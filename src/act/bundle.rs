@@ -21,8 +21,10 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
+use tracing::warn;
 
 use self::baselines::BaselineIndex;
 use skewtrap_core::capture::captured::CapturedFile;
@@ -33,6 +35,8 @@ use skewtrap_trace::time::Time;
 const INCIDENT: &str = "incident.json";
 const EVIDENCE: &str = "evidence.jsonl";
 const TRACES: &str = "traces";
+/// A bundle without a readable record may be another agent's that is being written; for so long nobody touches it.
+const ABANDONED: Duration = Duration::from_secs(600);
 /// Bytes of evidence that are written at once.
 const EVIDENCE_BUFFER: usize = 64 << 10;
 
@@ -66,6 +70,13 @@ pub struct BundleError {
     path: PathBuf,
     /// Why.
     source: io::Error,
+}
+
+impl BundleError {
+    /// Whether only room is missing: that may come back, and no window opens without it.
+    pub fn is_of_room(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
 }
 
 /// The folder of all bundles.
@@ -110,6 +121,11 @@ impl Bundles {
     /// Where the bundle of an incident is, or will be.
     pub fn path(&self, incident: &str) -> PathBuf {
         self.root.join(incident)
+    }
+
+    /// Whether anything was written of an incident's bundle that is there still.
+    pub fn is_begun(&self, incident: &str) -> bool {
+        self.path(incident).is_dir() || self.partial(incident).is_dir()
     }
 
     /// Creates the bundle of `record` with its evidence, or brings the record of an existing one up to date: the
@@ -164,11 +180,21 @@ impl Bundles {
         let mut record = record.clone();
         match self.there(&record.incident.id) {
             Ok(there) => there.into_iter().for_each(|there| record.keep_captured(there)),
-            // Nothing in it can be kept.
-            Err(error) if error.source.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) if error.source.kind() == io::ErrorKind::InvalidData => {
+                self.set_aside(&record.incident.id)?
+            }
             Err(error) => return Err(error),
         }
         self.replace(&record)
+    }
+
+    /// Of a record that cannot be read nothing is known to be kept: it was cut off, or is of a later release. It stays in
+    /// the bundle for people, and a new one takes its place.
+    fn set_aside(&self, incident: &str) -> Result<(), BundleError> {
+        let path = self.path(incident).join(INCIDENT);
+        let aside = path.with_extension("json.unreadable");
+        warn!("{} cannot be read: it is kept as {}, and written anew", path.display(), aside.display());
+        fs::rename(&path, &aside).map_err(|e| failed(&aside, e))
     }
 
     /// Brings the incident in a record up to date; what else is in it stays. Without a bundle there is
@@ -178,7 +204,17 @@ impl Bundles {
     /// It cannot be read or written; the old one stays.
     pub fn update(&self, incident: Incident) -> Result<bool, BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut record) = self.there(&incident.id)? else { return Ok(false) };
+        let there = match self.there(&incident.id) {
+            Err(error) if error.source.kind() == io::ErrorKind::InvalidData => {
+                self.set_aside(&incident.id)?;
+                let mut new = Record::new(self.agent.clone(), incident.clone());
+                new.files =
+                    incident.capture.captured().map(|captured| captured.files.clone()).unwrap_or_default();
+                Some(new)
+            }
+            there => there?,
+        };
+        let Some(mut record) = there else { return Ok(false) };
         let path = || self.path(&incident.id).display().to_string();
         let bundle = incident.bundle.clone().unwrap_or_else(path);
         record.incident = Incident { bundle: Some(bundle), ..incident };
@@ -305,13 +341,11 @@ impl Bundles {
         names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name))
     }
 
-    /// The records of this agent's incidents that fired at `since` or later and are not resolved, in the
-    /// order of their ids.
-    pub fn open_since(&self, since: Time) -> Vec<Record> {
-        let is_open = |r: &Record| r.incident.resolved_at.is_none() && r.incident.fired_at >= since;
-        let mut open: Vec<Record> = self.records().filter(is_open).collect();
-        open.sort_by(|a, b| a.incident.id.cmp(&b.incident.id));
-        open
+    /// The records of this agent's incidents that fired at `since` or later, in the order of their ids.
+    pub fn fired_since(&self, since: Time) -> Vec<Record> {
+        let mut found: Vec<Record> = self.records().filter(|r| r.incident.fired_at >= since).collect();
+        found.sort_by(|a, b| a.incident.id.cmp(&b.incident.id));
+        found
     }
 
     /// The files in the `traces` folder of the incident's capture number `window`, whether its record
@@ -325,48 +359,77 @@ impl Bundles {
     }
 
     /// Completes the bundles that a crash left incomplete, with their own record or one of `known`, and
-    /// marks those that have neither.
-    ///
-    /// # Errors
-    /// The folder cannot be read or written.
-    pub fn recover(&self, known: &[Record]) -> Result<Vec<Recovered>, BundleError> {
-        let mut found = Vec::new();
-        if !self.root.is_dir() {
-            return Ok(found);
-        }
-        for entry in fs::read_dir(&self.root).map_err(|e| failed(&self.root, e))?.flatten() {
+    /// marks those that have neither. Those of other agents, which may share the folder, stay as they are. One that
+    /// cannot be written keeps no other from being completed.
+    pub fn recover(&self, known: &[Record], now: Time) -> (Vec<Recovered>, Vec<BundleError>) {
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (found, errors),
+            Err(error) => {
+                errors.push(failed(&self.root, error));
+                return (found, errors);
+            }
+            Ok(entries) => entries,
+        };
+        for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(incident) = partial_of(&name).map(str::to_owned) else { continue };
-            let mut whole = record_in(&entry.path()).is_some_and(|r| *r.incident.id == *incident);
-            if let Some(record) = known.iter().find(|r| *r.incident.id == *incident).filter(|_| !whole) {
-                write_synced(&entry.path().join(INCIDENT), &json(record))
-                    .map_err(|e| failed(&entry.path(), e))?;
-                whole = true;
+            let Some(incident) = partial_of(&name) else { continue };
+            let known = known.iter().find(|record| *record.incident.id == *incident);
+            match self.recover_one(&entry.path(), incident, known, now) {
+                Ok(recovered) => found.extend(recovered),
+                Err(error) => errors.push(error),
             }
-            if !whole && is_empty(&entry.path()) {
-                // Killed before a byte of its record was written, and the state does not know it.
-                fs::remove_dir_all(entry.path()).map_err(|e| failed(&entry.path(), e))?;
-                continue;
-            }
-            let (target, recovered) = if whole && !self.path(&incident).exists() {
-                (self.path(&incident), Recovered::Completed(incident))
-            } else {
-                (self.root.join(format!("{incident}.incomplete")), Recovered::Marked(incident))
-            };
-            if target.exists() {
-                fs::remove_dir_all(entry.path()).map_err(|e| failed(&entry.path(), e))?;
-            } else {
-                fs::rename(entry.path(), &target).map_err(|e| failed(&target, e))?;
-            }
-            found.push(recovered);
         }
         self.index().clear();
-        Ok(found)
+        (found, errors)
+    }
+
+    fn recover_one(
+        &self,
+        partial: &Path,
+        incident: &str,
+        known: Option<&Record>,
+        now: Time,
+    ) -> Result<Option<Recovered>, BundleError> {
+        let fail = |e| failed(partial, e);
+        let there = record_in(partial).filter(|record| *record.incident.id == *incident);
+        if there.as_ref().is_some_and(|record| record.agent != self.agent) {
+            return Ok(None);
+        }
+        let mut whole = there.is_some();
+        if let Some(record) = known.filter(|_| !whole) {
+            write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
+            whole = true;
+        }
+        if !whole && !is_older(partial, ABANDONED, now) {
+            return Ok(None);
+        }
+        if !whole && is_empty(partial) {
+            // Killed before a byte of its record was written, and the state does not know it.
+            return fs::remove_dir_all(partial).map(|()| None).map_err(fail);
+        }
+        let (target, recovered) = if whole && !self.path(incident).exists() {
+            (self.path(incident), Recovered::Completed(incident.to_owned()))
+        } else {
+            (self.root.join(format!("{incident}.incomplete")), Recovered::Marked(incident.to_owned()))
+        };
+        if target.exists() {
+            fs::remove_dir_all(partial).map_err(fail)?;
+        } else {
+            fs::rename(partial, &target).map_err(|e| failed(&target, e))?;
+        }
+        Ok(Some(recovered))
     }
 
     fn partial(&self, incident: &str) -> PathBuf {
         self.root.join(format!(".{incident}.partial"))
     }
+}
+
+/// Whether nothing was made or removed in a folder for so long.
+fn is_older(folder: &Path, than: Duration, now: Time) -> bool {
+    let changed = fs::metadata(folder).map(|metadata| metadata.mtime().saturating_mul(1_000_000_000));
+    changed.is_ok_and(|changed| now.since(Time::from_nanos(changed)) >= than)
 }
 
 /// Whether a folder has no file with anything in it.

@@ -409,6 +409,21 @@ impl State {
         Ok(rows.into_iter().map(Pending::completed).collect())
     }
 
+    /// The record of one of them, where it is not forgotten yet.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn unfinished_incident(&self, incident: &str) -> Result<Option<Record>, StateError> {
+        self.written();
+        let row: Option<String> = self
+            .lock()
+            .query_row("SELECT body FROM incidents WHERE id = ?1", [incident], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.broken(e))?;
+        let pending = row.map(|body| self.decoded::<Pending>("incidents", &body)).transpose()?;
+        Ok(pending.map(|pending| pending.completed().0))
+    }
+
     /// Deletes an incident whose bundle is complete, if the message about its capture is in the outbox: else the
     /// next agent tells it.
     ///

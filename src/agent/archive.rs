@@ -157,7 +157,7 @@ fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) ->
         Job::Update(incident) => Done::Wrote(told(bundles.update(*incident))),
         Job::Captured(incident) => {
             let id = incident.id.clone();
-            let updated = told(bundles.update(*incident));
+            let updated = told(captured(bundles, state, *incident));
             if updated.is_ok() {
                 // Behind the message's row, which on a slow disk is not written yet: a kill between them would lose
                 // the message.
@@ -181,6 +181,18 @@ fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) ->
     }
 }
 
+/// Brings the bundle of a capture that ended up to date. Where there was no room for its record when it was begun, only
+/// the state knows what its files are; one that was deleted stays so.
+fn captured(bundles: &Bundles, state: &State, incident: Incident) -> Result<bool, BundleError> {
+    if bundles.read(&incident.id).is_none() && bundles.is_begun(&incident.id) {
+        // A row that cannot be read is not forgotten either.
+        if let Ok(Some(record)) = state.unfinished_incident(&incident.id) {
+            bundles.create(&record, b"")?;
+        }
+    }
+    bundles.update(incident)
+}
+
 fn create(bundles: &Bundles, mut record: Record, evidence: &Samples) -> Result<(), BundleError> {
     record.incident.bundle = Some(bundles.path(&record.incident.id).display().to_string());
     bundles.create(&record, evidence).map(|_| ())
@@ -189,6 +201,7 @@ fn create(bundles: &Bundles, mut record: Record, evidence: &Samples) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skewtrap_core::capture::captured::CapturedFile;
     use skewtrap_core::signal::catalog;
 
     #[test]
@@ -271,6 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_whose_record_is_in_no_bundle_is_written_from_the_state_before_that_forgets_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        let bundles = Bundles::open(dir.path(), state.agent().clone()).expect("a folder");
+        let keep = Keep { count: 9, age: std::time::Duration::from_secs(9), bytes: 9 };
+        for (id, left) in [("i1", "i1/traces"), ("i2", ".i2.partial")] {
+            let record = Record { agent: state.agent().clone(), ..crate::act::record_of_a_test(id, 1.0) };
+            let file = CapturedFile { path: "traces/a.trace.json.gz".into(), ..CapturedFile::default() };
+            let record = Record { files: vec![file], ..record };
+            state.save_incident(&record).expect("written");
+            state.reported(id).expect("written");
+            // The disk had room for the files, and none for the record.
+            std::fs::create_dir_all(dir.path().join(left)).expect("a folder");
+            let job = Job::Captured(Box::new(record.incident.clone()));
+            assert_eq!(one(&bundles, &state, &keep, Clock::start(), job), Done::Wrote(Ok(true)), "{id}");
+            assert_eq!(bundles.read(id).expect("a record").files, record.files, "{id}");
+        }
+        state.settle(std::time::Duration::from_secs(5));
+        assert_eq!(state.unfinished_incidents().expect("readable"), []);
+    }
+
+    #[test]
     fn a_capture_whose_bundle_cannot_be_read_is_not_forgotten_and_told() {
         let dir = tempfile::tempdir().expect("a folder");
         let state = State::in_memory().expect("a state");
@@ -293,9 +328,8 @@ mod tests {
         bundles.create(&record, b"").expect_err("what it may hold is not written over");
         std::fs::remove_dir(&file).expect("removed");
         std::fs::write(&file, b"{").expect("written");
-        assert!(matches!(captured(), Done::Wrote(Err(_))));
-        bundles.create(&record, b"").expect("of what is cut off nothing can be kept");
-        assert_eq!(captured(), Done::Wrote(Ok(true)));
+        assert_eq!(captured(), Done::Wrote(Ok(true)), "it was cut off, and the state knows it all");
+        assert_eq!(std::fs::read(file.with_extension("json.unreadable")).expect("kept"), b"{");
         state.settle(std::time::Duration::from_secs(5));
         assert_eq!(state.unfinished_incidents().expect("readable").len(), 0);
     }

@@ -61,6 +61,9 @@ impl Agent {
                 }
             });
         }
+        for record in found.uncompared {
+            self.compare_recovered(record);
+        }
         for (window, record) in found.left {
             let (id, target) = (window.incident.clone(), window.target.clone());
             warn!(

@@ -151,14 +151,18 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     let token = places.wants_token.then(|| own_token(&places.state_dir)).flatten();
     let agent = state.agent().clone();
     reading.goes_on_with(&places.incident_dir);
+    // An export holds the environment of the profiled processes.
+    remove_leftovers(&std::env::temp_dir());
     let bundles = Bundles::open(&places.incident_dir, agent.clone()).unwrap_or_else(|error| {
         only_watch = true;
         tell_only_watch(&error);
-    // An export holds the environment of the profiled processes.
-    remove_leftovers(&std::env::temp_dir());
         Bundles::at(&places.incident_dir, agent)
     });
     let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None })?;
+    if let Some(error) = &found.unwritable {
+        only_watch = true;
+        tell_only_watch(error);
+    }
     let mut incidents = state.open_incidents()?;
     bring_up_to_date(&mut incidents, &found, &bundles);
     reading.goes_on_with(&places.state_dir);
@@ -376,6 +380,8 @@ pub(super) async fn serving(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::state::{OpenMethod, OpenWindow};
+    use skewtrap_core::incident::Record;
 
     fn places(dir: &Path) -> Places {
         let (state_dir, incident_dir) = (dir.join("state"), dir.join("incidents"));
@@ -430,6 +436,48 @@ mod tests {
         }
         let [there] = &opened(dir.path()).kept.incidents[..] else { panic!("one is kept") };
         assert_eq!(there.incident.capture.word(), "failed");
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_completed_keeps_no_window_from_being_closed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = Clock::start().now();
+        {
+            let Opened { state, .. } = opened(dir.path());
+            let mut record = crate::act::record_of_a_test("i1", 1.0);
+            record.agent = state.agent().clone();
+            record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
+            let attempt = crate::act::attempt_of_a_test("i1/1");
+            let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+            state.begin(&attempt, &window, Some(&record)).expect("written");
+            // Killed while its record was written, to a disk that now takes no writes.
+            std::fs::create_dir_all(dir.path().join("incidents/.i1.partial/incident.json"))
+                .expect("a folder");
+        }
+        let Opened { found, only_watch, .. } = opened(dir.path());
+        let left: Vec<_> = found.left.iter().map(|(window, _)| &*window.attempt).collect();
+        assert_eq!((left, only_watch), (vec!["i1/1"], true));
+    }
+
+    #[test]
+    fn what_the_state_alone_knows_of_a_capture_stays_there_as_long_as_its_bundle_cannot_be_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let in_the_way = dir.path().join("incidents/i1/incident.json");
+        {
+            let Opened { state, .. } = opened(dir.path());
+            let record = Record { agent: state.agent().clone(), ..crate::act::record_of_a_test("i1", 1.0) };
+            state.save_incident(&record).expect("written");
+            state.reported("i1").expect("written");
+            std::fs::create_dir_all(&in_the_way).expect("a folder");
+        }
+        let rows = || {
+            let Opened { state, bundles, .. } = opened(dir.path());
+            state.settle(Duration::from_secs(5));
+            (state.unfinished_incidents().expect("readable").len(), bundles.read("i1").is_some())
+        };
+        assert_eq!(rows(), (1, false));
+        std::fs::remove_dir(&in_the_way).expect("removed");
+        assert_eq!(rows(), (0, true));
     }
 
     #[test]

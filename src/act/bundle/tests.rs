@@ -65,7 +65,8 @@ fn what_a_crash_left_half_named_is_completed_or_marked() {
     fs::create_dir(dir.path().join(".nothing.partial")).unwrap();
     fs::write(dir.path().join(".nothing.partial").join(INCIDENT), "").unwrap();
     let known = [record_of_a_test("known", 1.0)];
-    let mut recovered = bundles.recover(&known).unwrap();
+    let (mut recovered, errors) = bundles.recover(&known, in_an_hour());
+    assert!(errors.is_empty(), "{errors:?}");
     recovered.sort_by_key(|r| format!("{r:?}"));
     let completed = |name: &str| Recovered::Completed(name.into());
     assert_eq!(recovered, [completed("known"), completed("whole"), Recovered::Marked("half".into())]);
@@ -76,7 +77,47 @@ fn what_a_crash_left_half_named_is_completed_or_marked() {
     );
     let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("nothing")));
-    assert_eq!(bundles.recover(&known).unwrap(), []);
+    assert_eq!(bundles.recover(&known, in_an_hour()).0, []);
+}
+
+#[test]
+fn a_bundle_that_another_agent_is_writing_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let theirs = Record { agent: "other".into(), ..record_of_a_test("theirs", 1.0) };
+    for (incident, record) in [("theirs", json(&theirs)), ("begun", Vec::new()), ("half", b"{".to_vec())] {
+        let partial = dir.path().join(format!(".{incident}.partial"));
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join(INCIDENT), record).unwrap();
+    }
+    let there = || ["theirs", "begun", "half"].map(|i| dir.path().join(format!(".{i}.partial")).is_dir());
+    assert_eq!(bundles.recover(&[], crate::world::wall_time()).0, []);
+    assert_eq!(there(), [true; 3]);
+    assert_eq!(bundles.recover(&[], in_an_hour()).0, [Recovered::Marked("half".into())]);
+    assert_eq!(there(), [true, false, false]);
+}
+
+#[test]
+fn a_bundle_that_cannot_be_completed_keeps_no_other_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let known: Vec<_> = ["i1", "i2", "i3"].map(|id| record_of_a_test(id, 1.0)).into();
+    for (incident, fails) in [("i1", false), ("i2", true), ("i3", false)] {
+        let partial = dir.path().join(format!(".{incident}.partial"));
+        fs::create_dir(&partial).unwrap();
+        if fails {
+            fs::create_dir(partial.join(INCIDENT)).unwrap();
+        }
+    }
+    let (recovered, errors) = bundles.recover(&known, crate::world::wall_time());
+    let [error] = &errors[..] else { panic!("{errors:?}") };
+    assert!(error.to_string().contains(".i2.partial") && !error.is_of_room(), "{error}");
+    assert_eq!(recovered.len(), 2);
+    assert!(bundles.read("i1").is_some() && bundles.read("i3").is_some());
+}
+
+fn in_an_hour() -> Time {
+    crate::world::wall_time() + Duration::from_secs(3600)
 }
 
 #[test]
@@ -162,7 +203,7 @@ fn a_bundle_that_is_created_again_keeps_its_files_exchanges_and_processes() {
 }
 
 #[test]
-fn incidents_that_nobody_resolved_are_found_again_and_no_others() {
+fn incidents_of_this_agent_that_fired_since_are_found_again_and_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
     let open = |id: &str, fired_at_s| {
@@ -178,12 +219,21 @@ fn incidents_that_nobody_resolved_are_found_again_and_no_others() {
     }
     fs::create_dir(dir.path().join("copy")).unwrap();
     fs::copy(dir.path().join("i1").join(INCIDENT), dir.path().join("copy").join(INCIDENT)).unwrap();
-    let found = bundles.open_since(Time::from_epoch_s(10.0));
-    assert_eq!(found, [open("i1", 10.0), open("i2", 20.0)]);
-    let mut over = found[0].incident.clone();
-    assert!(over.resolve(Time::from_epoch_s(30.0)));
-    bundles.update(over).unwrap();
-    assert_eq!(bundles.open_since(Time::from_epoch_s(10.0)), [open("i2", 20.0)]);
+    let found = bundles.fired_since(Time::from_epoch_s(10.0));
+    assert_eq!(found, [open("i1", 10.0), open("i2", 20.0), record_of_a_test("i4", 20.0)]);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_set_aside_and_keeps_no_incident_from_being_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let record = record_of_a_test("i1", 10.0);
+    let path = bundles.create(&record, b"").unwrap();
+    fs::write(path.join(INCIDENT), b"{\"of\": \"a later release\"}").unwrap();
+    assert_eq!(bundles.update(record.incident.clone()).unwrap(), true);
+    assert_eq!(bundles.read("i1").unwrap().incident.fired_at, record.incident.fired_at);
+    let aside = fs::read_to_string(path.join("incident.json.unreadable")).unwrap();
+    assert!(aside.contains("a later release"));
 }
 
 #[test]

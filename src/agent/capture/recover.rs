@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{CaptureResult, CaptureStore, Finalizer, Taken, command, nsys, result_of};
+use crate::act::bundle::BundleError;
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::cost::Meter;
@@ -23,9 +24,13 @@ use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::window::{CHANCE, EXPORT_LIMIT, SettlingTime, UNREACHED_LIMIT, WindowPhase};
 use skewtrap_core::fleet::lease::WindowEnd;
-use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::message::LONGEST_ALERT;
 use skewtrap_trace::time::Time;
+
+/// A capture that began longer ago was compared, or cannot be: a comparison takes minutes at the most, and one that ends
+/// the agent must not end it at every start.
+const COMPARED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// In place of a server for a window that no target is left for.
 pub fn without_server(target: &str, no_server: &Server) -> TargetHandle {
@@ -53,8 +58,12 @@ pub struct Found {
     /// Other incidents that were not over when that agent ended, nor so long ago that every receiver
     /// has forgotten them.
     pub open: Vec<Record>,
+    /// Incidents of whose last capture people were told, and which was not compared when that agent ended.
+    pub uncompared: Vec<Record>,
     /// Ends of attempts that the state does not take yet.
     pub unwritten: Vec<(String, AttemptEnd)>,
+    /// Why the folder of the bundles takes no more of them.
+    pub unwritable: Option<BundleError>,
 }
 
 impl Found {
@@ -72,12 +81,19 @@ impl Found {
 /// Completes what needs no server, and finds what does.
 ///
 /// # Errors
-/// The state or the folder of the bundles cannot be read.
+/// The state cannot be read.
 pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
     let pending = store.state.unfinished_incidents()?;
     let known: Vec<Record> = pending.iter().map(|(record, _)| record.clone()).collect();
-    for recovered in store.bundles.recover(&known)? {
+    let (recovered, errors) = store.bundles.recover(&known, store.clock.now());
+    for recovered in recovered {
         warn!(?recovered, "a bundle was half written");
+    }
+    let mut found = Found::default();
+    // Whatever is wrong with a bundle: a window that was left open must be closed.
+    for error in errors {
+        error!("{error}; it stays half written until the next start");
+        found.unwritable = found.unwritable.or((!error.is_of_room()).then_some(error));
     }
     let reported: BTreeSet<_> = pending
         .iter()
@@ -85,7 +101,6 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
         .map(|(record, _)| record.incident.id.clone())
         .collect();
     let mut records: BTreeMap<_, _> = known.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
-    let mut found = Found::default();
     // What was given up without a proof is not closed again: what runs there now may be somebody else's.
     let windows = store.state.open_windows()?.into_iter().filter(|window| window.unproven.is_none());
     for window in windows {
@@ -98,7 +113,7 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
             // A release before this one wrote its bundle, and died before it booked the end.
             Some(record) => {
                 found.book(store, window.attempt, end_of(&record, store.clock.now()));
-                found.finished.push(complete(store, record));
+                found.finished.push(complete(store, record).0);
             }
             None => {
                 let unproven = Some("its incident is not in the state".to_owned());
@@ -109,9 +124,10 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
     }
     for mut record in records.into_values() {
         if reported.contains(&record.incident.id) {
-            let record = complete(store, record);
             let id = record.incident.id.clone();
-            store.state.until_written(move |state| state.delete_incident(&id));
+            if complete(store, record).1 {
+                store.state.until_written(move |state| state.delete_incident(&id));
+            }
             continue;
         }
         // It was stored, and no message about it is in the outbox yet.
@@ -119,13 +135,29 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
             let why = "the agent died during this capture, and its window was closed at its deadline".into();
             record.incident.capture = CaptureOutcome::Failed { why, captured: None };
         }
-        found.finished.push(complete(store, record));
+        found.finished.push(complete(store, record).0);
     }
     let ids = found.finished.iter().chain(found.left.iter().map(|(_, record)| record));
     let ids: BTreeSet<_> = ids.map(|record| record.incident.id.clone()).collect();
-    found.open = store.bundles.open_since(store.clock.now() - LONGEST_ALERT);
-    found.open.retain(|record| !ids.contains(&record.incident.id));
+    let now = store.clock.now();
+    let others = store.bundles.fired_since(now - LONGEST_ALERT).into_iter();
+    for record in others.filter(|record| !ids.contains(&record.incident.id)) {
+        if was_being_compared(&record.incident, now) {
+            found.uncompared.push(record.clone());
+        }
+        if record.incident.resolved_at.is_none() {
+            found.open.push(record);
+        }
+    }
     Ok(found)
+}
+
+/// Whether the ranks of an incident's last capture may have been under comparison a moment ago.
+fn was_being_compared(incident: &Incident, now: Time) -> bool {
+    let began = incident.capture.captured().map(|captured| captured.started_at);
+    incident.verdict.is_none()
+        && incident.capture.is_comparable()
+        && began.is_some_and(|began| now.since(began) < COMPARED_WITHIN)
 }
 
 /// The state's record of a window is older than its bundle: the rule may have cleared meanwhile.
@@ -137,23 +169,23 @@ fn with_end(store: &CaptureStore, mut record: Record) -> Record {
 }
 
 /// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays. Gives
-/// what the bundle has now.
-fn complete(store: &CaptureStore, record: Record) -> Record {
+/// what the bundle has now, and whether it has it: if not, only the state does.
+fn complete(store: &CaptureStore, record: Record) -> (Record, bool) {
     let record = with_end(store, record);
     let written = match store.bundles.read(&record.incident.id) {
         Some(there)
             if there.incident.window() >= record.incident.window()
                 && !matches!(there.incident.capture, CaptureOutcome::Open { .. }) =>
         {
-            return there;
+            return (there, true);
         }
         Some(_) => store.bundles.write(&record),
         None => store.bundles.create(&record, b"").map(|_| ()),
     };
-    if let Err(error) = written {
+    if let Err(error) = &written {
         error!(%error, "an incident's bundle could not be completed");
     }
-    record
+    (record, written.is_ok())
 }
 
 fn end_of(record: &Record, now: Time) -> AttemptEnd {

@@ -74,13 +74,17 @@ listen: 127.0.0.1:{port}
     }
 
     async fn post(&self, what: &str) -> String {
+        self.send(what, "{}").await
+    }
+
+    async fn send(&self, what: &str, body: &'static str) -> String {
         let client = skewtrap::http::client::client(None).unwrap();
         let url = self.status.replace("status", what);
         let answer = client
             .post(url)
             .bearer_auth("t0ken")
             .header("content-type", "application/json")
-            .body("{}")
+            .body(body)
             .send()
             .await
             .unwrap();
@@ -399,6 +403,104 @@ async fn a_recovered_capture_outlives_its_verdict_though_the_state_kept_the_inci
     let record = read();
     assert_eq!((&record["capture"]["state"], &record["state"]), (&"done".into(), &"resolved".into()));
     assert_eq!(record["files"].as_array().unwrap().len(), 2, "{record:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_waits_for_that_of_another_agent_on_the_same_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { decode_log_interval: 1000, ..config(&[(9, 0), (40, 2)]) };
+    let double = stage::play(World::new(config, stage::begin()), dir.path()).await;
+    let address = stage::handle(&double.url).server.address().unwrap();
+    let folder = dir.path().join("profiles");
+    std::fs::create_dir_all(&folder).unwrap();
+    let now = skewtrap::clock::Clock::start().now();
+    let other = Holder { agent: "other".into(), process: 7, until: now + Duration::from_secs(20) };
+    let turn = lease::take(&lease::path(Some(&folder), &address), &other, now).unwrap().unwrap();
+    let agent = Agent::start(dir.path(), &double);
+    let capture_is = |s: &Value, state: &str, reason: Option<&str>| {
+        let incidents = s["incidents"].as_array().unwrap();
+        let is = |i: &Value| i["capture"]["state"] == state && i["capture"]["reason"].as_str() == reason;
+        incidents.iter().any(|i| i["rule"] == "skew" && is(i))
+    };
+    agent.shows("a refusal", |s| capture_is(s, "refused", Some("other_agent"))).await;
+    let starts = || double.requests().iter().filter(|r| r.path == "/start_profile").count();
+    assert_eq!(starts(), 0);
+    drop(turn);
+    agent.shows("the capture", |s| capture_is(s, "done", None)).await;
+    assert_eq!(starts(), 1);
+}
+
+/// Writes the traces of two ranks into that folder of a bundle, and gives what a capture says of them.
+fn traces(bundle: &std::path::Path, folder: &str, now: Time) -> Captured {
+    let traces = bundle.join(folder);
+    std::fs::create_dir(&traces).unwrap();
+    let ranks: Vec<Rank> = (0..2).map(|dp| Rank::new(format!("DP-{dp}"), Some(0))).collect();
+    write(&traces, &ranks, &Style::default());
+    let file = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        CapturedFile { path: format!("{folder}/{name}"), size: 5, ..CapturedFile::default() }
+    };
+    let files = std::fs::read_dir(&traces).unwrap().map(file).collect();
+    Captured { files, quality: Quality::Usable, started_at: now, ..Captured::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_before_it_was_compared_gets_its_verdict_from_the_next_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
+    {
+        let store = stage::store(dir.path());
+        let now = store.clock.now();
+        let record = |id: &str| {
+            let mut record = stage::record(id, store.state.agent().clone(), now);
+            record.incident.rule = "skew".into();
+            record
+        };
+        // The second capture of one that goes on is told at once, and the state forgets it.
+        let mut goes_on = record("i1");
+        goes_on.incident.capture = CaptureOutcome::Done(Captured::default());
+        let bundle = store.bundles.create(&goes_on, b"{}\n").unwrap();
+        let captured = traces(&bundle, "traces-2", now);
+        goes_on.incident.capture_again(CaptureOutcome::Done(captured), Some(1.4));
+        store.bundles.write(&goes_on).unwrap();
+        store.state.save_known(&[], &[kept(&goes_on)]).unwrap();
+        // That of another one took longer to compare than people wait, and its trouble has ended.
+        let mut over = record("i2");
+        let bundle = store.bundles.create(&over, b"{}\n").unwrap();
+        over.incident.capture = CaptureOutcome::Done(traces(&bundle, "traces", now));
+        assert!(over.incident.resolve(now));
+        store.bundles.write(&over).unwrap();
+    }
+    let agent = Agent::with(dir.path(), "server", &double.url, "");
+    let verdict_of = |id: &str| {
+        let path = dir.path().join(format!("incidents/{id}/incident.json"));
+        serde_json::from_str::<Value>(&std::fs::read_to_string(path).unwrap()).unwrap()["verdict"].clone()
+    };
+    agent.shows("both verdicts", |_| ["i1", "i2"].iter().all(|id| !verdict_of(id).is_null())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alert_that_is_sent_again_to_the_next_agent_has_asked_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = stage::play(World::new(config(&[(9, 0), (9, 0)]), stage::begin()), dir.path()).await;
+    let alert = r#"{"alerts": [{"status": "firing", "fingerprint": "f", "startsAt": "2026-11-24T03:48:41.9Z",
+        "labels": {"alertname": "Skew"}}]}"#;
+    let is_there = |s: &Value| s["targets"].as_array().is_some_and(|targets| !targets.is_empty());
+    let first = Agent::start(dir.path(), &double);
+    first.shows("itself", is_there).await;
+    let said = first.send("alerts", alert).await;
+    assert!(said.contains("results") && !said.contains("asked before"), "{said}");
+    let state = rusqlite::Connection::open(dir.path().join("state/state.sqlite")).unwrap();
+    let is_kept = |_: &Value| {
+        let kept = state.query_row("SELECT 1 FROM meta WHERE name = 'alerts'", [], |_| Ok(()));
+        kept.is_ok()
+    };
+    first.shows("what is kept", is_kept).await;
+    drop(first);
+    let second = Agent::start(dir.path(), &double);
+    second.shows("itself", is_there).await;
+    let said = second.send("alerts", alert).await;
+    assert!(said.contains("it has asked before"), "{said}");
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
