@@ -15,14 +15,14 @@ use tracing::warn;
 
 pub use self::left::close;
 use super::{CaptureResult, CaptureStore};
-use crate::act::nsys::{CommandOutput, Nsys, NsysError};
+use crate::act::nsys::{CommandOutput, Nsys};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
 use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
 use crate::observe::process::{ancestors, listener, ranks_below};
 use skewtrap_core::capture::NsysWindow;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::governor::Attempt;
-use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Session, choose};
+use skewtrap_core::capture::nsys::{CollectionOwner, LONGEST_START, Readiness, Session, choose, owner_of};
 use skewtrap_core::capture::window::{CANCEL_LIMIT, EXPORT_LIMIT, WindowPhase};
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
@@ -124,22 +124,33 @@ impl Failed {
 
     /// No stop was sent.
     fn unsent(unsent: StopUnsent) -> Self {
-        Self { left_open: unsent.is_cancelled, ..Self::open(unsent.error) }
+        Self { why: unsent.why, unproven: !unsent.is_over, left_open: unsent.is_cancelled }
     }
 }
 
 /// A stop for which no program could be started.
 struct StopUnsent {
-    error: NsysError,
+    why: String,
     /// The agent ends, and did not try for as long as it might have.
     is_cancelled: bool,
+    /// The collection has ended without it.
+    is_over: bool,
+}
+
+/// A collection that is to be stopped.
+struct Collection<'a> {
+    session: &'a str,
+    /// What the session is called.
+    name: &'a str,
+    /// When its start was sent.
+    sent_at: Time,
 }
 
 /// Stops a session. Nothing else bounds its window, so where the program cannot be started for want of memory, files or
-/// processes it is tried again, and in the last moments of an agent too.
+/// processes it is tried again, and in the last moments of an agent too; unless another client collects there by then.
 async fn stop_session(
     nsys: &Nsys,
-    id: &str,
+    &Collection { session: id, name, sent_at }: &Collection<'_>,
     at: Time,
     cancel: &CancellationToken,
 ) -> Result<(CommandOutput, Exchange), StopUnsent> {
@@ -149,18 +160,31 @@ async fn stop_session(
         tokio::time::sleep(CANCEL_LIMIT).await;
     };
     tokio::pin!(cancelled);
+    let mut is_told = false;
     loop {
         let error = match nsys.stop(id, at).await {
             Ok(stopped) => return Ok(stopped),
             Err(error) => error,
         };
         if tokio::time::Instant::now() >= until {
-            return Err(StopUnsent { error, is_cancelled: false });
+            return Err(StopUnsent { why: error.to_string(), is_cancelled: false, is_over: false });
         }
-        warn!("nsys session {id} is not stopped yet: {error}; it is tried again");
+        if !std::mem::replace(&mut is_told, true) {
+            let s = AGAIN.as_secs();
+            warn!("nsys session {id} is not stopped yet: {error}; it is tried again every {s} s");
+        }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
-            () = &mut cancelled => return Err(StopUnsent { error, is_cancelled: true }),
+            () = &mut cancelled => {
+                return Err(StopUnsent { why: error.to_string(), is_cancelled: true, is_over: false });
+            }
+        }
+        let began = left::began(name).await;
+        if owner_of(began, sent_at) == CollectionOwner::Theirs {
+            let why = format!(
+                "{error}; before nsys session {name} could be stopped its collection had ended, and another client has started one there, which is left alone"
+            );
+            return Err(StopUnsent { why, is_cancelled: false, is_over: true });
         }
     }
 }
@@ -432,7 +456,8 @@ impl NsysCapture {
     }
 
     async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<CommandOutput, Failed> {
-        let stopped = stop_session(nsys, &session.id, at, &self.links.cancel).await;
+        let of = Collection { session: &session.id, name: &session.name, sent_at: self.window.sent_at };
+        let stopped = stop_session(nsys, &of, at, &self.links.cancel).await;
         let (answer, exchange) = stopped.map_err(Failed::unsent)?;
         self.exchanges.push(exchange);
         Ok(answer)

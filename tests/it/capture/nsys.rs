@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use skewtrap::act::nsys::Nsys;
 use skewtrap::agent::cost::Meter;
+use skewtrap::clock::{Clock, wall_time};
 use skewtrap_core::capture::NsysSession;
 use skewtrap_core::capture::stall::UsualIntervals;
 use skewtrap_core::incident::CaptureOutcome;
@@ -200,6 +201,51 @@ async fn a_stop_for_which_nothing_can_be_started_is_tried_again_and_then_left_to
             assert_eq!(rows.iter().map(|row| row.unproven.clone()).collect::<Vec<_>>(), [None]);
         }
     }
+}
+
+#[tokio::test]
+async fn a_stop_that_is_tried_again_leaves_what_another_client_has_started_since() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=retried"]);
+    let program = server.dir.path().join("our-nsys");
+    std::os::unix::fs::symlink(FAKE, &program).unwrap();
+    let environment = std::mem::take(&mut server.handle.nsys.environment);
+    server.handle.nsys = Nsys::new(&program);
+    server.handle.nsys.environment = environment;
+    // Its window was begun minutes ago by this clock, and the other collection is of now.
+    server.store.clock = Clock::anchored(wall_time() - Duration::from_secs(300));
+    let collected = server.dir.path().join("report.qdstrm");
+    let window = server.window_until(
+        "i1",
+        NsysSession::OfTarget,
+        Duration::from_millis(1_500),
+        None,
+        Default::default(),
+    );
+    let (kept, mut theirs) = tokio::join!(window, async {
+        while !server.store.state.open_windows().unwrap().iter().any(|window| window.granted) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&program).unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // The agent of a session holds the file open that it collects into.
+        let script = format!("exec 3>'{}'; read line", collected.display());
+        let theirs = std::process::Command::new("sh")
+            .args(["-c", &script, "--start-agent", "--session-name=retried"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !collected.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::os::unix::fs::symlink(FAKE, &program).unwrap();
+        theirs
+    });
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
+    assert!(server.calls("stop").is_empty());
+    let CaptureOutcome::Failed { why, .. } = kept.record.incident.capture else { panic!("it has no report") };
+    assert!(why.contains("another client has started one there, which is left alone"), "{why}");
+    assert!(server.store.state.open_windows().unwrap().is_empty(), "nothing of ours is open");
 }
 
 fn id_of(server: &Wrapped) -> String {

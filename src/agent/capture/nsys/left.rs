@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{SessionState, StopUnsent, report, stop_session, wait_for};
+use super::{Collection, SessionState, report, stop_session, wait_for};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
@@ -42,6 +42,7 @@ pub async fn close(
     let OpenMethod::Nsys { session, name } = &window.method else { return result };
     let died = "the agent died during this window";
     let age = now.since(window.sent_at);
+    let collection = Collection { session, name, sent_at: window.sent_at };
     // Without a session nothing was started yet.
     let seen = match (session.is_empty(), window.granted) {
         (true, _) => SessionState::Absent,
@@ -70,12 +71,12 @@ pub async fn close(
             result.failure = Some(why);
         }
         (SessionState::Is(Readiness::Collecting), CollectionOwner::Ours) => {
-            stop(nsys, session, now, cancel, &mut result).await
+            stop(nsys, &collection, now, cancel, &mut result).await
         }
         (SessionState::Is(Readiness::Collecting), CollectionOwner::Unknown)
             if window.granted || age < OURS =>
         {
-            stop(nsys, session, now, cancel, &mut result).await
+            stop(nsys, &collection, now, cancel, &mut result).await
         }
         (SessionState::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
             let why = format!(
@@ -111,15 +112,22 @@ async fn started(output: &Path) {
 }
 
 /// When the session's collection began, where that can be seen.
-async fn began(name: &str) -> Option<Time> {
+pub(super) async fn began(name: &str) -> Option<Time> {
     let name = name.to_owned();
     // All of /proc is walked.
     crate::world::blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
-async fn stop(nsys: &Nsys, session: &str, now: Time, cancel: &CancellationToken, result: &mut CaptureResult) {
+async fn stop(
+    nsys: &Nsys,
+    collection: &Collection<'_>,
+    now: Time,
+    cancel: &CancellationToken,
+    result: &mut CaptureResult,
+) {
+    let session = collection.session;
     let mut why = "the agent died during this window and stopped it when it was back".to_owned();
-    match stop_session(nsys, session, now, cancel).await {
+    match stop_session(nsys, collection, now, cancel).await {
         Ok((answer, exchange)) => {
             result.exchanges.push(exchange);
             match generated(&answer.out) {
@@ -134,10 +142,10 @@ async fn stop(nsys: &Nsys, session: &str, now: Time, cancel: &CancellationToken,
                     Some(format!("nsys was asked to stop session {session}, and it still collects"));
             }
         }
-        Err(StopUnsent { error, is_cancelled }) => {
-            result.left_open = is_cancelled;
-            result.unproven = Some(error.to_string());
-            why = error.to_string();
+        Err(unsent) => {
+            result.left_open = unsent.is_cancelled;
+            result.unproven = (!unsent.is_over).then(|| unsent.why.clone());
+            why = unsent.why;
         }
     }
     result.failure.get_or_insert(why);
