@@ -31,8 +31,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
-pub use self::control::{Action, AlertOrigin, Answer, CaptureBody, Command};
-pub use self::inbound::{AlertKey, HandledAlerts};
+pub use self::control::{Action, AlertKey, AlertOrigin, Answer, CaptureBody, Command};
+pub use self::inbound::HandledAlerts;
 use self::metrics::Metrics;
 use self::published::Published;
 use crate::http::Secret;

@@ -150,9 +150,11 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     }
     let token = places.wants_token.then(|| own_token(&places.state_dir)).flatten();
     let agent = state.agent().clone();
-    reading.goes_on_with(&places.incident_dir);
+    let temp = std::env::temp_dir();
+    reading.goes_on_with(&temp);
     // An export holds the environment of the profiled processes.
-    remove_leftovers(&std::env::temp_dir());
+    remove_leftovers(&temp);
+    reading.goes_on_with(&places.incident_dir);
     let bundles = Bundles::open(&places.incident_dir, agent.clone()).unwrap_or_else(|error| {
         only_watch = true;
         tell_only_watch(&error);

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::inbound::AlertKey;
 use super::{ApiError, Shared};
 use skewtrap_core::factor::Mark;
 use skewtrap_core::printable::{LIMIT, printable};
@@ -95,6 +94,9 @@ pub struct CaptureBody {
     #[serde(skip)]
     pub alert: Option<AlertOrigin>,
 }
+
+/// An alert: its fingerprint, and since when it fires.
+pub type AlertKey = (String, String);
 
 /// What is known of an alert of another system that asks for a capture.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::control::{Action, AlertOrigin, Answer, CaptureBody, body, send_command};
+use super::control::{Action, AlertKey, AlertOrigin, Answer, CaptureBody, body, send_command};
 use super::{ApiError, Shared};
 use skewtrap_core::printable::{LIMIT, printable};
 use skewtrap_core::status::{Scope, TargetStatus};
@@ -48,9 +48,6 @@ pub(super) struct InboundAlert {
     #[serde(default)]
     fingerprint: String,
 }
-
-/// An alert: its fingerprint, and since when it fires.
-pub type AlertKey = (String, String);
 
 /// The alerts that have requested a capture already. Alertmanager repeats them for hours, also to the next life of an
 /// agent, so the loop keeps them in its state.
