@@ -68,7 +68,8 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
     }
     // Agents of several users may take turns, whatever umask this one was started with.
     if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o666 != 0o666 {
-        file.set_permissions(Permissions::from_mode(0o666))?;
+        // Not every file system keeps modes.
+        let _ = file.set_permissions(Permissions::from_mode(0o666));
     }
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut text = Vec::new();
