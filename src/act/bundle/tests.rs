@@ -230,7 +230,7 @@ fn a_record_that_cannot_be_read_is_set_aside_and_keeps_no_incident_from_being_br
     let record = record_of_a_test("i1", 10.0);
     let path = bundles.create(&record, b"").unwrap();
     fs::write(path.join(INCIDENT), b"{\"of\": \"a later release\"}").unwrap();
-    assert_eq!(bundles.update(record.incident.clone()).unwrap(), true);
+    assert!(bundles.update(record.incident.clone()).unwrap());
     assert_eq!(bundles.read("i1").unwrap().incident.fired_at, record.incident.fired_at);
     let aside = fs::read_to_string(path.join("incident.json.unreadable")).unwrap();
     assert!(aside.contains("a later release"));
