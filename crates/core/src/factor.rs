@@ -40,7 +40,7 @@ pub use impact::{Impact, Reason};
 pub use incident::{Change, Incident, Symptom};
 pub use intake::Chunk;
 pub use marks::{Mark, MarkEffect};
-pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
+pub use observation::{Counters, Decode, Gauges, Observation, Prefill, PromptTokens, Reading};
 pub use onset::Onset;
 pub use standing::Uneven;
 pub use stuck::Progress;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::factor::PromptTokens;
 use crate::signal::catalog::{self, Kind};
 use crate::signal::sample::{Signal, Source};
 use crate::signal::store::SignalStore;
@@ -130,6 +131,15 @@ impl Member {
     pub fn generated(&self, span: Span) -> (f64, f64) {
         let counter = self.of(catalog::DECODE_TOKENS).total(span);
         if counter.1 > 0.0 { counter } else { self.of(catalog::GEN_THROUGHPUT).total(span) }
+    }
+
+    /// Prompt tokens over a span.
+    pub fn prompts(&self, span: Span) -> PromptTokens {
+        let total = |signal| self.of(signal).total(span).0;
+        let [computed, cached, all] =
+            [catalog::PREFILL_COMPUTE_TOKENS, catalog::PREFILL_CACHE_TOKENS, catalog::PROMPT_TOKENS]
+                .map(total);
+        PromptTokens::of(computed, cached, all)
     }
 }
 

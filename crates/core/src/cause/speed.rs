@@ -2,6 +2,7 @@
 //! should have needed for what it did.
 
 use super::course::{Member, Span};
+use crate::factor::PromptTokens;
 use crate::signal::catalog;
 use std::time::Duration;
 
@@ -42,8 +43,10 @@ pub fn rows(member: &Member, (from, to): Span) -> Vec<Row> {
         // a cost is learned for either.
         let held = if member.has(catalog::KV_USAGE) { catalog::KV_USAGE } else { catalog::USED_TOKENS };
         let held = member.of(held).mean(span).unwrap_or(0.0);
-        let computed = [catalog::PREFILL_COMPUTE_TOKENS, catalog::PROMPT_TOKENS].map(rate);
-        let computed = if computed[0] > 0.0 { computed[0] } else { computed[1] };
+        let prompts =
+            [catalog::PREFILL_COMPUTE_TOKENS, catalog::PREFILL_CACHE_TOKENS, catalog::PROMPT_TOKENS];
+        let [computed, cached, all] = prompts.map(rate);
+        let PromptTokens { computed, .. } = PromptTokens::of(computed, cached, all);
         let parts = [steps, generated, steps * held, computed, rate(catalog::ADMISSIONS)];
         rows.push(Row { parts, seconds });
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::course::{Course, Member, Span};
 use super::speed::{self, Costs, Row};
+use crate::factor::PromptTokens;
 use crate::signal::catalog;
 use skewtrap_trace::time::Time;
 
@@ -57,14 +58,7 @@ impl MemberWork {
             true => total(catalog::RETRACTIONS),
             false => member.of(catalog::RETRACTED_REQS).growth(span),
         };
-        let computed = total(catalog::PREFILL_COMPUTE_TOKENS);
-        let cached = total(catalog::PREFILL_CACHE_TOKENS);
-        // vLLM counts all prompt tokens, those found in the cache too.
-        let all = total(catalog::PROMPT_TOKENS);
-        let (computed, prompt) = match all > 0.0 && computed == 0.0 {
-            true => ((all - cached).max(0.0), all),
-            false => (computed, computed + cached),
-        };
+        let PromptTokens { all: prompt, computed } = member.prompts(span);
         // What was thrown out is admitted and computed again, all of it: that is no request of a prompt that no
         // cache has.
         let twice = again.min(admitted);

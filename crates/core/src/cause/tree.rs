@@ -187,7 +187,7 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
 /// The tokens that a member generated and computed lately, and how many seconds of that were seen.
 fn done_lately(case: &Case<'_>, member: &Member) -> (f64, f64) {
     let (generated, covered) = member.generated(case.lately());
-    (generated + member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0, covered)
+    (generated + member.prompts(case.lately()).computed, covered)
 }
 
 /// Whether most peers that have work did some of it lately, or none has any: a page goes on telling of ranks that all wait for

@@ -92,16 +92,38 @@ pub struct Counters {
     pub admissions: Option<f64>,
     /// Requests finished (vLLM `request_success_total`).
     pub finished: Option<f64>,
-    /// Prompt tokens computed (`realtime_tokens_total{mode="prefill_compute"}`; vLLM `prompt_tokens_total`).
-    pub prompt_tokens: Option<f64>,
-    /// Prompt tokens found in a cache (`mode="prefill_cache"`).
+    /// Prompt tokens computed (`realtime_tokens_total{mode="prefill_compute"}`).
+    pub computed_tokens: Option<f64>,
+    /// Prompt tokens found in a cache (`mode="prefill_cache"`; vLLM `prefix_cache_hits_total`).
     pub cached_tokens: Option<f64>,
+    /// All prompt tokens, computed or found in a cache (vLLM `prompt_tokens_total`).
+    pub prompt_tokens: Option<f64>,
     /// Tokens generated (`mode="decode"`; vLLM `generation_tokens_total`).
     pub decode_tokens: Option<f64>,
     /// Decode steps (`cuda_graph_passes_total{mode=~"decode.*"}`; vLLM `iteration_tokens_total_count`).
     pub steps: Option<f64>,
     /// Prefill steps (`cuda_graph_passes_total{mode=~"prefill.*"}`).
     pub prefill_steps: Option<f64>,
+}
+
+/// The prompt tokens of a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PromptTokens {
+    /// Computed or found in a cache.
+    pub all: f64,
+    /// Computed.
+    pub computed: f64,
+}
+
+impl PromptTokens {
+    /// From what the counters gained: SGLang counts those `computed` and those found in the cache, vLLM counts `all`, those
+    /// found too.
+    pub fn of(computed: f64, cached: f64, all: f64) -> Self {
+        match all > 0.0 && computed == 0.0 {
+            true => Self { all, computed: (all - cached).max(0.0) },
+            false => Self { all: computed + cached, computed },
+        }
+    }
 }
 
 impl Counters {

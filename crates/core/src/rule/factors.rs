@@ -761,12 +761,12 @@ fn gauges_of(fields: &Fields) -> Gauges {
 }
 
 fn counters_of(fields: &Fields) -> Counters {
-    let prompts = fields.get(catalog::PREFILL_COMPUTE_TOKENS).or_else(|| fields.get(catalog::PROMPT_TOKENS));
     Counters {
         admissions: fields.get(catalog::ADMISSIONS),
         finished: fields.get(catalog::FINISHED),
-        prompt_tokens: prompts,
+        computed_tokens: fields.get(catalog::PREFILL_COMPUTE_TOKENS),
         cached_tokens: fields.get(catalog::PREFILL_CACHE_TOKENS),
+        prompt_tokens: fields.get(catalog::PROMPT_TOKENS),
         decode_tokens: fields.get(catalog::DECODE_TOKENS),
         steps: fields.get(catalog::DECODE_STEPS),
         prefill_steps: fields.get(catalog::PREFILL_STEPS),

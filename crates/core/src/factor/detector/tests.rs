@@ -767,7 +767,7 @@ fn poll_pages_and_reports(
             let gauges = Gauges { running: Some(30.0 + wiggle), waiting: Some(0.0), ..Gauges::default() };
             let dated = Gauges { stamp: Some(done + 0.4), ..gauges };
             let reported = Counters {
-                prompt_tokens: Some(1e6 + 4_000.0 * done),
+                computed_tokens: Some(1e6 + 4_000.0 * done),
                 decode_tokens: Some(5e6 + 1_200.0 * done),
                 steps: Some(7e5 + 40.0 * done),
                 ..Counters::default()
@@ -776,7 +776,7 @@ fn poll_pages_and_reports(
             detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Counters(reported) });
             let page = Counters {
                 admissions: Some(8.0 * done),
-                prompt_tokens: Some(4_000.0 * (done - 1.0)),
+                computed_tokens: Some(4_000.0 * (done - 1.0)),
                 decode_tokens: Some(1_200.0 * (done - 1.0)),
                 prefill_steps: Some(3e5 + 8.0 * done),
                 ..reported
@@ -849,4 +849,58 @@ fn a_trouble_that_grows_departs_further_and_one_that_merely_lasts_does_not() {
     assert!((0.7..1.5).contains(&(later / soon)), "{soon} {later}");
     let grown = deviance(300, 80, 12);
     assert!(grown > 1.5f64.powi(2) * later, "{later} {grown}");
+}
+
+/// vLLM's counters of four ranks since their start.
+#[derive(Default)]
+struct Vllm {
+    prompts: [f64; 4],
+    found: [f64; 4],
+}
+
+impl Vllm {
+    /// Polls `seconds`, in each of which eight requests of a thousand tokens come to each rank, so much of which is in its
+    /// cache. Who computes more holds more.
+    fn play(
+        &mut self,
+        detector: &mut Detector,
+        seconds: std::ops::Range<i64>,
+        cached: [f64; 4],
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for s in seconds {
+            for (rank, cached) in cached.into_iter().enumerate() {
+                let tokens = 8_000.0 + 300.0 * ((s as usize * 7 + rank * 3) % 5) as f64;
+                self.prompts[rank] += tokens;
+                self.found[rank] += cached * tokens;
+                let running = 30.0 + 6.0 * (0.8 - cached).max(0.0);
+                let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+                let counters = Counters {
+                    admissions: Some(8.0 * s as f64),
+                    prompt_tokens: Some(self.prompts[rank]),
+                    cached_tokens: Some(self.found[rank]),
+                    decode_tokens: Some(1_200.0 * s as f64),
+                    steps: Some(40.0 * s as f64),
+                    ..Counters::default()
+                };
+                let at = s as f64 + 0.5;
+                detector.observe(&Observation { at, rank, what: Reading::Gauges(gauges) });
+                detector.observe(&Observation { at, rank, what: Reading::Counters(counters) });
+            }
+            changes.extend(detector.step(s as f64 + 1.05));
+        }
+        changes
+    }
+}
+
+#[test]
+fn where_all_prompt_tokens_are_counted_an_engine_whose_cache_is_lost_is_told_and_one_that_has_one_is_not() {
+    let after = |before: f64, then: f64| {
+        let (mut detector, mut vllm) = (Detector::new(SETTINGS), Vllm::default());
+        assert_eq!(vllm.play(&mut detector, 0..300, [before; 4]), vec![]);
+        let changes = vllm.play(&mut detector, 300..330, [before, then, before, before]);
+        changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(after(0.8, 0.0), [(Factor::Work, vec![1])]);
+    assert_eq!(after(0.0, 0.8), []);
 }

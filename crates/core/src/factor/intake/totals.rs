@@ -5,7 +5,7 @@ use super::{
     held_a_request,
 };
 use crate::factor::clock::{FEATURES, Features};
-use crate::factor::observation::{Counters, Gauges};
+use crate::factor::observation::{Counters, Gauges, PromptTokens};
 
 /// What was last read of one rank's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Totals {
     last: Option<(f64, Counters, Gauges)>,
     since: Option<f64>,
     did: Features,
+    /// Prompt tokens that were found in a cache, of prompts that were not counted when that was.
+    found_early: f64,
 }
 
 impl Totals {
@@ -58,16 +60,24 @@ impl Totals {
                     tokens,
                 })
             });
-        let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
-        let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
-            (Some(a), Some(p)) if a >= 1.0 => brought(a, a, p + cached, p)
+        let prompts = self.prompts(
+            gain(now.computed_tokens, before.computed_tokens),
+            gain(now.cached_tokens, before.cached_tokens),
+            gain(now.prompt_tokens, before.prompt_tokens),
+        );
+        let work = match (admitted, prompts) {
+            (Some(a), Some(prompts)) if a >= 1.0 => brought(a, a, prompts.all, prompts.computed)
                 .map(|brought| RequestTokens { met: 0.5 * (gauges.load() + levels.load()), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };
         InterpretedReading {
             came,
-            stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)),
+            stretch: self.stretch(
+                (before_at, &before, &levels),
+                (at, now, gauges),
+                prompts.map_or(0.0, |prompts| prompts.computed.max(0.0)),
+            ),
             work,
             // By those that finished and run, one that is put back is none that came.
             is_full: finished.is_none()
@@ -82,10 +92,28 @@ impl Totals {
         self.last.is_some_and(|(_, c, _)| c == *now)
     }
 
+    /// The prompt tokens of a reading, from what the counters gained.
+    fn prompts(
+        &mut self,
+        computed: Option<f64>,
+        cached: Option<f64>,
+        all: Option<f64>,
+    ) -> Option<PromptTokens> {
+        let cached = cached.unwrap_or(0.0).max(0.0);
+        if computed.is_some() {
+            return computed.map(|computed| PromptTokens::of(computed, cached, 0.0));
+        }
+        // vLLM counts what it finds when it schedules a request, and its prompt when that is computed.
+        let (all, found) = (all?.max(0.0), cached + self.found_early);
+        self.found_early = (found - all).clamp(0.0, cached);
+        Some(if all > 0.0 { PromptTokens::of(0.0, found, all) } else { PromptTokens::default() })
+    }
+
     fn stretch(
         &mut self,
         (before_at, before, levels): (f64, &Counters, &Gauges),
         (at, now, gauges): (f64, &Counters, &Gauges),
+        prompts: f64,
     ) -> Option<WorkSpan> {
         let busy = |g: &Gauges| g.running.unwrap_or(0.0) >= SURELY_BUSY;
         if !busy(gauges) || !busy(levels) {
@@ -97,7 +125,6 @@ impl Totals {
         let batch = 0.5 * (gauges.running.unwrap_or(1.0) + levels.running.unwrap_or(1.0));
         let steps = if now.steps.is_some() { gain(now.steps, before.steps) } else { tokens / batch };
         let prefills = gain(now.prefill_steps, before.prefill_steps);
-        let prompts = gain(now.prompt_tokens, before.prompt_tokens);
         let from = match self.since {
             Some(from) => from,
             None => {
@@ -144,6 +171,40 @@ mod tests {
             .came
             .unwrap();
         assert_eq!(came.requests, 5.0);
+    }
+
+    /// What vLLM's counters mean after one admission of 1000 prompt tokens, when each reading gained so many prompt tokens
+    /// and found so many in the cache.
+    fn brought_by(gains: &[(f64, f64)]) -> RequestTokens {
+        let mut totals = Totals::default();
+        let mut counters = Counters {
+            admissions: Some(10.0),
+            prompt_tokens: Some(5e4),
+            cached_tokens: Some(4e4),
+            ..Counters::default()
+        };
+        totals.read(0.0, &counters, &Gauges::default(), 0.0);
+        let mut work = None;
+        for (i, (prompt, found)) in gains.iter().enumerate() {
+            counters.prompt_tokens = counters.prompt_tokens.map(|tokens| tokens + prompt);
+            counters.cached_tokens = counters.cached_tokens.map(|tokens| tokens + found);
+            if *prompt > 0.0 {
+                counters.admissions = counters.admissions.map(|n| n + 1.0);
+            }
+            work = totals.read(i as f64 + 1.0, &counters, &Gauges::default(), 0.0).work.or(work);
+        }
+        work.expect("a request was admitted")
+    }
+
+    #[test]
+    fn where_all_prompt_tokens_are_counted_those_found_in_the_cache_are_among_them() {
+        let work = brought_by(&[(1000.0, 800.0)]);
+        assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{work:?}");
+        assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{work:?}");
+        // They are found when a request is scheduled, and its prompt is counted once it is computed.
+        let work = brought_by(&[(0.0, 800.0), (1000.0, 0.0)]);
+        assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{work:?}");
+        assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{work:?}");
     }
 
     #[test]
