@@ -408,7 +408,7 @@ impl Channel {
         pace.take_for_usual(ranks, &sums);
         work.take_for_usual(ranks, &sums);
         misses.take_for_usual(ranks, &sums);
-        residence.take_for_usual(ranks, &sums, window as f64);
+        residence.take_for_usual(ranks, &self.bins, newest - window + 1..=newest);
     }
 
     /// Whether its noise is not known yet.

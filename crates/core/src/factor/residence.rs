@@ -8,6 +8,8 @@
 //! they stay follows from who else is there, which is chance: so nothing is said of ranks that usually hold more than
 //! a few, nor while their peers do.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Bins, Sums};
@@ -164,11 +166,15 @@ impl Residence {
         self.pooled[0].variance.max(1.0)
     }
 
-    /// How long the requests of `ranks` stay in `sums`, over so many `seconds`, is usual from now on.
-    pub fn take_for_usual(&mut self, ranks: &[usize], sums: &[Bin], seconds: f64) {
+    /// How long the requests of `ranks` stay in the `seconds` of `bins` is usual from now on.
+    pub fn take_for_usual(&mut self, ranks: &[usize], bins: &Bins, seconds: RangeInclusive<i64>) {
+        let length = (seconds.end() - seconds.start() + 1) as f64;
         for &rank in ranks {
-            let (bin, usual) = (&sums[rank], &mut self.usual[rank]);
-            (usual.came, usual.met) = (bin.admitted / seconds, bin.met / seconds);
+            let sum = bins.sum(rank, seconds.clone());
+            // They come as crowded as they are many: with the old crowding fewer ones would seem to stay longer.
+            let pairs: f64 = seconds.clone().map(|second| bins.get(rank, second).pairs()).sum();
+            self.usual[rank] =
+                Usual { came: sum.admitted / length, met: sum.met / length, pairs: pairs / length };
         }
     }
 
@@ -255,6 +261,19 @@ mod tests {
         let found = |is_explained: bool| residence.examine(&bins.sums(7, 0), |_| is_explained).evidence[1];
         assert!(found(false).deviance > 12.0, "{:?}", found(false));
         assert_eq!(found(true), Evidence::NONE);
+    }
+
+    #[test]
+    fn half_as_many_requests_that_stay_as_long_are_not_slow_once_they_are_usual() {
+        let (mut bins, mut residence) = (Bins::new(2, 0), after(2, 4.0, |_, _| 0.25).0);
+        // Two a second instead of four find half as many others.
+        for s in 0..128 {
+            bins.at(0, f64::from(s), |b| (b.admitted, b.met) = (4.0, 4.0));
+            bins.at(1, f64::from(s), |b| (b.admitted, b.met) = (2.0, 1.0));
+        }
+        residence.take_for_usual(&[1], &bins, 0..=119);
+        let found = residence.examine(&bins.sums(127, 0), |_| false).evidence;
+        assert_eq!(found[1], Evidence::NONE);
     }
 
     #[test]
