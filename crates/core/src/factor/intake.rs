@@ -24,7 +24,7 @@ const LONGEST_STRETCH: f64 = 30.0;
 /// So few running requests may all end between two reports, and the rank idle unseen.
 const SURELY_BUSY: f64 = 2.0;
 /// From so many running requests on, silence is not idleness: the chance that all end within one report.
-const SURELY_NOT_DONE: f64 = 6.0;
+pub const SURELY_NOT_DONE: f64 = 6.0;
 /// From this share of its KV cache on a rank may put running requests back into its queue.
 const FULL: f64 = 0.95;
 

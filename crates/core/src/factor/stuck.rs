@@ -17,6 +17,12 @@ const UNUSUAL: f64 = 1.1;
 const SILENCE: f64 = 1.0;
 /// So may one whose work had not moved for so long when it was read last: it had not since the poll before.
 const STOOD: f64 = 0.9;
+/// Readings that are nearer to each other are of one poll, in seconds; how fast the time between two is learned, a poll.
+const LEAST_GAP: f64 = 0.2;
+const INTERVAL_GAIN: f64 = 0.2;
+/// After so many times the usual time between two readings, and so many seconds at least, some have failed.
+const MISSED: f64 = 2.5;
+const LEAST_MISSED: f64 = 2.5;
 /// The longest pause is forgotten with this time constant, in seconds.
 const MEMORY: f64 = 4.0 * 3600.0;
 /// How fast reports are believed to have become older, a report.
@@ -32,6 +38,11 @@ const IDLE_PAUSES: f64 = 3.0;
 const MOST_IDLE_PAUSE: f64 = 60.0;
 /// Clocks of idle ranks are known to go on after so many reports.
 const IDLE_REPORTS: u32 = 20;
+
+/// How many requests end between two lines of a log is forgotten with this time constant, in seconds; somewhat more may
+/// than have so far.
+const ENDED_MEMORY: f64 = 3600.0;
+const MORE_UNSEEN: f64 = 1.25;
 
 /// A rank that moves again after it was stuck is not trusted for so long, in seconds: it may stop again.
 const WAKES: f64 = 10.0;
@@ -63,6 +74,10 @@ pub struct Liveness {
     pub work: f64,
     /// When that was read.
     pub read: Option<f64>,
+    /// The usual time between two readings, in seconds; 0 before it is known.
+    interval: f64,
+    /// When it was read again after several readings had failed.
+    unread: Option<f64>,
     /// When it was last seen to be stuck.
     pub stuck: Option<f64>,
     /// Whether what it reports bears its own time.
@@ -90,12 +105,37 @@ pub struct Stuck {
     pub longest: f64,
     /// The same between two reports of ranks without work, and how many there were: how their clocks go on here.
     idle: (f64, u32),
+    /// The most running requests of a rank that all ended between two lines of its log, and when that was last.
+    ended: (f64, f64),
 }
 
 impl Stuck {
     /// For `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
-        Self { pulses: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0) }
+        Self { pulses: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0), ended: (0.0, 0.0) }
+    }
+
+    /// Something of `rank` was read at `at`.
+    pub fn read(&mut self, rank: usize, at: f64) {
+        let pulse = &mut self.pulses[rank];
+        let Some(gap) = pulse.read.replace(at).map(|before| at - before).filter(|gap| *gap > LEAST_GAP)
+        else {
+            return;
+        };
+        if pulse.interval == 0.0 {
+            pulse.interval = gap;
+        }
+        let most = (MISSED * pulse.interval).max(LEAST_MISSED);
+        if gap > most {
+            pulse.unread = Some(at);
+        }
+        pulse.interval += INTERVAL_GAIN * (gap.min(most) - pulse.interval);
+    }
+
+    /// Whether `rank` was read all the time since its work moved last: else nobody knows how long its pause was.
+    pub fn was_read(&self, rank: usize) -> bool {
+        let pulse = &self.pulses[rank];
+        pulse.unread.is_none_or(|unread| pulse.moved.is_some_and(|moved| moved >= unread))
     }
 
     /// The work of `rank` moved at `at`, as was read at `read`. A healthy pause before it is remembered.
@@ -130,6 +170,23 @@ impl Stuck {
             let longest = (longest * (-pause / MEMORY).exp()).max(pause.min(MOST_IDLE_PAUSE));
             self.idle = (longest, reports.saturating_add(1));
         }
+    }
+
+    /// So many running `requests` of a rank all ended between two lines of its log.
+    pub fn ended_unseen(&mut self, at: f64, requests: f64) {
+        if requests > 0.0 {
+            self.ended = (requests.max(self.ended_by(at)), at);
+        }
+    }
+
+    /// So many running requests may all end between two lines of a log: answers are short here.
+    pub fn may_end_unseen(&self, at: f64) -> f64 {
+        MORE_UNSEEN * self.ended_by(at)
+    }
+
+    /// The most that did, of which some is forgotten by `at`.
+    fn ended_by(&self, at: f64) -> f64 {
+        self.ended.0 * (-(at - self.ended.1).max(0.0) / ENDED_MEMORY).exp()
     }
 
     /// How long a rank without work may be silent; for ever where idle ranks are not known to report.
@@ -322,6 +379,26 @@ mod tests {
             assert_eq!(read(f64::from(s), f64::from(s) - 1.5), (false, false, Progress::Moves))
         });
         assert!(read(20.0, 17.5).0, "the same page once more");
+    }
+
+    #[test]
+    fn a_pause_in_which_a_rank_was_not_read_does_not_say_how_long_it_may_stand_still() {
+        let mut stuck = Stuck::new(2);
+        for s in (0..100).filter(|s| !(50..53).contains(s)) {
+            let at = f64::from(s);
+            (0..2).for_each(|r| stuck.read(r, at));
+            assert_eq!(stuck.was_read(0), s != 53, "{s}");
+            let was_read = stuck.was_read(0);
+            stuck.moved(0, at, at, was_read);
+        }
+        assert_eq!(stuck.patience(), LEAST_PATIENCE);
+        // One that is always read so seldom may.
+        let mut seldom = Stuck::new(1);
+        for s in 0..40 {
+            seldom.read(0, f64::from(5 * s));
+            assert!(seldom.was_read(0));
+            seldom.moved(0, f64::from(5 * s), f64::from(5 * s), true);
+        }
     }
 
     #[test]

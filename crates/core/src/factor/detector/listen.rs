@@ -5,7 +5,7 @@ use super::{
 };
 use crate::factor::channel::Channel;
 use crate::factor::impact::Load;
-use crate::factor::intake::{ArrivalSpan, InterpretedReading};
+use crate::factor::intake::{ArrivalSpan, InterpretedReading, SURELY_NOT_DONE};
 use crate::factor::observation::{Counters, Gauges, Observation, Reading};
 
 impl Detector {
@@ -41,7 +41,7 @@ impl Detector {
         let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
         let meaning = totals.read(counted, counters, &gauges, self.turnover.ratio());
         if !is_still {
-            self.stuck.moved(rank, counted, at, self.open.is_none());
+            self.stuck.moved(rank, counted, at, self.may_teach_pause(rank));
         }
         if let Some(came) = meaning.came {
             self.counts_tokens = true;
@@ -53,20 +53,24 @@ impl Detector {
 
     fn line_seen(&mut self, rank: usize, at: f64) {
         if self.gauges_at.is_none_or(|g| at - g > SOURCE_PATIENCE) {
+            if self.open.is_none() {
+                self.stuck.ended_unseen(at, self.lines[rank].ended_unseen);
+            }
             let load = self.lines[rank].load();
+            let surely = self.lines[rank].surely_has(self.stuck.may_end_unseen(at));
             self.loads[rank] = Load { running: load, ..Load::default() };
-            self.stuck.moved(rank, at, at, self.open.is_none());
+            self.stuck.moved(rank, at, at, self.may_teach_pause(rank));
             let pulse = &mut self.stuck.pulses[rank];
             (pulse.read, pulse.is_dated) = (Some(at), false);
             // A few requests may have ended since, unseen.
-            pulse.work = if load >= 6.0 { load } else { 0.0 };
+            pulse.work = if surely >= SURELY_NOT_DONE { load } else { 0.0 };
         }
     }
 
     fn gauges(&mut self, rank: usize, at: f64, gauges: &Gauges) {
         self.gauges_at = Some(at);
         self.gauges[rank] = Some((at, *gauges));
-        self.stuck.pulses[rank].read = Some(at);
+        self.stuck.read(rank, at);
         let before = self.levels[rank].last();
         // Two sources of the same gauges differ in what they tell, and in how old it is: read in turns, the
         // numbers of a rank that hangs would seem to move. The one that dates them is followed.
@@ -91,17 +95,25 @@ impl Detector {
             Some(stamp) => {
                 let was_idle = |(read, b): &(f64, Gauges)| at - read < SOURCE_PATIENCE && b.load() < 1.0;
                 let is_idle = gauges.load() < 1.0 && before.as_ref().is_some_and(was_idle);
-                self.stuck.dated(rank, stamp, is_idle && self.open.is_none());
+                self.stuck.dated(rank, stamp, is_idle && self.may_teach_pause(rank));
             }
             None => self.stuck.pulses[rank].is_dated = false,
         }
         if let Some(moved) = moved {
-            self.stuck.moved(rank, moved, at, self.open.is_none());
+            self.stuck.moved(rank, moved, at, self.may_teach_pause(rank));
         }
         if let Some(came) = meaning.came.filter(|_| !self.counts_tokens) {
             self.note_turnover(rank, &came);
         }
         self.take(GAUGES, rank, at, &meaning);
+    }
+
+    /// Whether the pause of `rank` that is under way tells how long a rank with work may stand still: not one of all ranks
+    /// (a restart, a window by hand), nor one in which nothing was read of it.
+    fn may_teach_pause(&self, rank: usize) -> bool {
+        let moved = self.stuck.pulses[rank].moved;
+        let was_paused = self.paused.is_some_and(|(_, until)| moved.is_some_and(|moved| moved < until));
+        self.open.is_none() && !was_paused && self.stuck.was_read(rank)
     }
 
     /// In health the growth of load beside the tokens generated tells how many a request takes.

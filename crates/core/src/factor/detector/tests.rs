@@ -904,3 +904,66 @@ fn where_all_prompt_tokens_are_counted_an_engine_whose_cache_is_lost_is_told_and
     assert_eq!(after(0.8, 0.0), [(Factor::Work, vec![1])]);
     assert_eq!(after(0.0, 0.8), []);
 }
+
+#[test]
+fn an_outage_or_a_restart_of_all_ranks_is_no_pause_that_a_rank_with_work_makes() {
+    let mut detector = Detector::new(SETTINGS);
+    for s in 0..200_i64 {
+        for rank in (0..4usize).filter(|_| !(100..110).contains(&s)) {
+            let running = 30.0 + ((s as usize * 7 + rank * 3) % 5) as f64;
+            let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
+        }
+        detector.step(s as f64 + 1.05);
+    }
+    assert_eq!(detector.stuck.patience(), 3.5, "polls failed");
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 100, 1);
+    (100..109).for_each(|s| assert_eq!(detector.step(f64::from(s) + 1.05), vec![]));
+    play(&mut detector, 109, 20, 1);
+    assert_eq!(detector.stuck.patience(), 3.5, "a window by hand");
+}
+
+/// Plays lines of four ranks that decode all the while with thirty requests, each second's four lines of a rank. Those for
+/// which `hangs` are silent. DP1 gets twelve requests every ten seconds instead, whose answers are short: forty steps, after
+/// which a line comes, are those of two waves and a half.
+fn play_waves(
+    detector: &mut Detector,
+    seconds: std::ops::Range<i64>,
+    hangs: impl Fn(usize) -> bool,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let decode = |running| {
+        let line = Decode { running, tokens: Some(2e4), queue: Some(0.0), ..Decode::default() };
+        Reading::Decode(Decode { throughput: Some(1200.0), ..line })
+    };
+    for s in seconds {
+        for rank in (0..4).filter(|rank| *rank != 1 && !hangs(*rank)) {
+            for part in [0.1, 0.35, 0.6, 0.85] {
+                detector.observe(&Observation { at: s as f64 + part, rank, what: decode(30.0) });
+            }
+        }
+        if s % 10 == 3 {
+            let line = Prefill { new_seqs: 12.0, new_tokens: 3_000.0, ..Prefill::default() };
+            let line = Prefill { running: Some(0.0), queue: Some(0.0), ..line };
+            detector.observe(&Observation { at: s as f64 + 0.2, rank: 1, what: Reading::Prefill(line) });
+            if matches!(s / 10 % 5, 2 | 4) {
+                detector.observe(&Observation { at: s as f64 + 0.5, rank: 1, what: decode(12.0) });
+            }
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    changes
+}
+
+#[test]
+fn by_log_a_rank_that_has_finished_short_answers_does_not_hang_and_one_with_long_ones_does() {
+    let mut detector = Detector::new(SETTINGS);
+    let is_stuck = |c: &Change| c.incident().factor == Factor::Stuck;
+    let changes = play_waves(&mut detector, 0..300, |_| false);
+    assert!(!changes.iter().any(is_stuck), "{changes:?}");
+    assert_eq!(detector.stuck.patience(), 3.5);
+    let changes = play_waves(&mut detector, 300..320, |rank| rank == 2);
+    let found = changes.iter().find(|c| is_stuck(c)).expect("it hangs").incident();
+    assert!(found.ranks == [2] && found.fired < 306.0, "{found:?}");
+}

@@ -8,6 +8,10 @@ use crate::factor::observation::{Decode, Prefill};
 
 /// A batch of prompts takes no longer, in seconds: who came since the one before came between the two.
 const LONGEST_BATCH: f64 = 1.0;
+/// A rank that was silent for so long, in seconds, and is empty then has ended what it had unseen; after a longer silence
+/// than [`LONGEST_STRETCH`] it may have started anew.
+const LEAST_SILENCE: f64 = 1.0;
+
 /// What was last read of one rank's log lines.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lines {
@@ -23,19 +27,27 @@ pub struct Lines {
     prefills: f64,
     prompt_tokens: f64,
     chunk: Chunk,
+    /// Requests in its batch by its last line, with those that were admitted since.
+    batch: f64,
+    /// How many of those had all ended when the last line found the batch empty; 0 where it did not.
+    pub ended_unseen: f64,
 }
 
 impl Lines {
     /// Reads a `Prefill batch` line.
     pub fn prefill(&mut self, at: f64, line: &Prefill) -> InterpretedReading {
-        self.last = Some(at);
+        let was_silent = self.last.replace(at).map_or(0.0, |last| at - last);
+        let is_empty = line.running.is_some_and(|n| n < 1.0);
+        let has_ended = is_empty && (LEAST_SILENCE..LONGEST_STRETCH).contains(&was_silent);
+        self.ended_unseen = if has_ended { self.batch } else { 0.0 };
+        self.batch = line.running.unwrap_or(self.batch) + line.new_seqs;
         let is_continued = self.chunk.is_continued_by(line);
         let own = (line.new_seqs - if is_continued { 1.0 } else { 0.0 }).max(0.0);
         let growth = self.growth(line.queue);
         let waiting = line.queue.unwrap_or(0.0);
         self.prefills += 1.0;
         self.prompt_tokens += line.new_tokens;
-        if line.running.is_some_and(|n| n < 1.0) {
+        if is_empty {
             self.since = None; // it was empty before, so perhaps idle
         }
         let tokens = line.new_tokens + line.cached_tokens.unwrap_or(0.0);
@@ -52,6 +64,7 @@ impl Lines {
     /// Reads a `Decode batch` line.
     pub fn decode(&mut self, at: f64, line: &Decode) -> InterpretedReading {
         self.last = Some(at);
+        (self.batch, self.ended_unseen) = (line.running, 0.0);
         let growth = self.growth(line.queue);
         let kv = line.tokens.unwrap_or(0.0);
         let mean_running = 0.5 * (self.running + line.running);
@@ -82,10 +95,17 @@ impl Lines {
         self.running + self.queue.unwrap_or(0.0)
     }
 
+    /// Of those the ones that it surely still has until another line comes, where so many running ones may all end without
+    /// one. Who waits is told of when it is admitted.
+    pub fn surely_has(&self, may_end: f64) -> f64 {
+        self.queue.unwrap_or(0.0) + if self.running > may_end { self.running } else { 0.0 }
+    }
+
     /// Running requests went back into the queue, where the next line counts them: nobody sent them. (A decode server of
     /// a disaggregated pair keeps them elsewhere; its log has no prefills, and is read as gauges.)
     pub fn put_back(&mut self, requests: f64) {
         let requests = requests.clamp(0.0, self.running);
+        self.batch = (self.batch - requests).max(0.0);
         self.queue = self.queue.map(|queue| queue + requests);
     }
 
