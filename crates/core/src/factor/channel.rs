@@ -296,8 +296,8 @@ impl Channel {
                 });
             }
             if is_healthy {
-                self.known.decoding.learn(&alone, to - from, self.known.pace.usual_factor(rank));
-                self.known.clock.learn(&did, to - from, self.known.speed.usual_factor(rank));
+                self.known.decoding.learn(rank, &alone, to - from, self.known.pace.usual_factor(rank));
+                self.known.clock.learn(rank, &did, to - from, self.known.speed.usual_factor(rank));
             }
         }
     }

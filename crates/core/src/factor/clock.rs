@@ -29,6 +29,9 @@ const RIDGE: f64 = 1e-4;
 /// nothing: an incident, a pause.
 const MOST_OFF: f64 = 6.0;
 
+/// So many of those in a row, of two ranks at least, are no incident: another model, or another interval of the log.
+const MOST_REFUSED: u32 = 200;
+
 /// The cost model and what it was fitted from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
@@ -42,6 +45,27 @@ pub struct Clock {
     pub unsolved: u32,
     /// Seconds a feature.
     pub cost: Option<Features>,
+    /// Stretches in a row that taught nothing.
+    #[serde(skip)]
+    refused: Refused,
+}
+
+/// Stretches in a row that taught nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Refused {
+    count: u32,
+    /// The rank of the last one.
+    rank: usize,
+    /// Whether there were others of another rank.
+    is_of_several: bool,
+}
+
+impl Refused {
+    /// One more.
+    fn and(self, rank: usize) -> Self {
+        let is_another = self.count > 0 && self.rank != rank;
+        Self { count: self.count.saturating_add(1), rank, is_of_several: self.is_of_several || is_another }
+    }
 }
 
 impl Default for Clock {
@@ -52,6 +76,7 @@ impl Default for Clock {
             count: 0.0,
             unsolved: 0,
             cost: None,
+            refused: Refused::default(),
         }
     }
 }
@@ -63,8 +88,8 @@ impl Clock {
         Some(did.iter().zip(cost).map(|(d, c)| d * c).sum())
     }
 
-    /// Learns that `did` took `seconds` on a rank that usually takes `usual` times what the model says.
-    pub fn learn(&mut self, did: &Features, seconds: f64, usual: f64) {
+    /// Learns that `did` took `seconds` on `rank`, which usually takes `usual` times what the model says.
+    pub fn learn(&mut self, rank: usize, did: &Features, seconds: f64, usual: f64) {
         let seconds = seconds / usual;
         if seconds <= 0.0 || did.iter().any(|d| !d.is_finite() || *d < 0.0) {
             return;
@@ -72,8 +97,13 @@ impl Clock {
         if let Some(needed) = self.needed(did)
             && (needed > MOST_OFF * seconds || seconds > MOST_OFF * needed)
         {
-            return;
+            self.refused = self.refused.and(rank);
+            if self.refused.count < MOST_REFUSED || !self.refused.is_of_several {
+                return;
+            }
+            *self = Self::default();
         }
+        self.refused = Refused::default();
         let x = did.map(|d| d / seconds);
         // What was never done has no part in the equations: of decoding alone, prompts.
         let is_known = |i: &usize| x[*i] != 0.0 || self.normal[*i][*i] != 0.0;
@@ -162,7 +192,7 @@ mod tests {
         for i in 0..400u32 {
             let did = [1.0, f64::from(i % 17), 0.0, f64::from(i % 3), f64::from((i * 37) % 911)];
             let seconds = 0.3 + 0.01 * did[1] + 0.02 * did[3] + 4e-4 * did[4];
-            clock.learn(&did, seconds, 1.0);
+            clock.learn(0, &did, seconds, 1.0);
         }
         let needed = clock.needed(&[1.0, 10.0, 0.0, 2.0, 500.0]).unwrap();
         assert!((needed - 0.64).abs() < 0.01, "{needed}");
@@ -171,9 +201,27 @@ mod tests {
     #[test]
     fn a_stretch_that_took_ten_times_as_long_does_not_teach() {
         let mut clock = Clock::default();
-        (0..200).for_each(|_| clock.learn(&[1.0, 0.0, 0.0, 0.0, 0.0], 1.0, 1.0));
+        (0..200).for_each(|_| clock.learn(0, &[1.0, 0.0, 0.0, 0.0, 0.0], 1.0, 1.0));
         let before = clock.clone();
-        clock.learn(&[1.0, 0.0, 0.0, 0.0, 0.0], 10.0, 1.0);
-        assert_eq!(before, clock);
+        clock.learn(0, &[1.0, 0.0, 0.0, 0.0, 0.0], 10.0, 1.0);
+        assert_eq!((before.normal, before.cost), (clock.normal, clock.cost));
+    }
+
+    /// The seconds that a stretch needs after 400 that took a second each, and 400 more that took a fortieth, of so many
+    /// ranks in turn.
+    fn needed_after_a_change(ranks: usize) -> f64 {
+        let mut clock = Clock::default();
+        let did = [1.0, 20.0, 0.0, 0.0, 0.0];
+        (0..400).for_each(|i| clock.learn(i % 4, &did, 1.0, 1.0));
+        (0..400).for_each(|i| clock.learn(i % ranks, &did, 0.025, 1.0));
+        clock.needed(&did).unwrap()
+    }
+
+    #[test]
+    fn it_is_learned_anew_once_it_is_far_off_for_several_ranks() {
+        let needed = needed_after_a_change(2);
+        assert!((needed / 0.025 - 1.0).abs() < 0.1, "{needed}");
+        let needed = needed_after_a_change(1);
+        assert!((needed - 1.0).abs() < 0.1, "one rank that is much slower is no other model: {needed}");
     }
 }
