@@ -383,10 +383,16 @@ impl Channel {
         if self.quality.is_guessed { TESTS.len() } else { TESTS.len() - 1 }
     }
 
-    /// Whether a rank whose usual share is far from an even one is on its way back to it, by the logarithm of its
-    /// share over the usual one. That is the end of an imbalance, not the beginning of one.
-    pub fn evens_out(&self, rank: usize, effect: f64) -> bool {
-        self.known.share.evens_out(rank, effect)
+    /// Whether a rank whose usual share is that of an imbalance is on its way back, by the logarithm of its share over the
+    /// usual one: the end of that, not the beginning of one. `is_told` says that its imbalance is told to stand.
+    pub fn evens_out(&self, rank: usize, effect: f64, is_told: bool) -> bool {
+        self.known.share.evens_out(rank, effect, is_told)
+    }
+
+    /// A trouble of the shares has lasted for so long that it is usual from now on.
+    pub fn takes_shares_for_usual(&mut self, newest: i64, window: i64) {
+        self.known.share.remember_usual();
+        self.relearn_shares(newest, window);
     }
 
     /// The shares of the last `window` seconds up to `newest` are what is usual from now on.

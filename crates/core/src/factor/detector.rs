@@ -575,8 +575,9 @@ impl Detector {
             return Vec::new();
         }
         let (factor, _, seen_of_it, _) = first.told();
-        if factor == Factor::Share && channel.evens_out(first.rank, seen_of_it.effect) {
-            // What was there before anybody watched is over: what is usual was never known.
+        let stands = self.standing.told_of() == Some(first.rank);
+        if factor == Factor::Share && channel.evens_out(first.rank, seen_of_it.effect, stands) {
+            // An imbalance is over that was taken for usual.
             channel.relearn_shares(newest, seen_of_it.window);
             self.since = newest + 1 - seen_of_it.window;
             self.suspected = None;

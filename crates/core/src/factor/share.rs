@@ -21,6 +21,8 @@ const IMMATERIAL: std::ops::Range<f64> = 0.861..1.161;
 /// A young site's noise is taken to be at least nominal for so many seconds; shares are remembered for so many.
 const YOUNG: f64 = 60.0;
 const MEMORY: f64 = 1800.0;
+/// Shares that a trouble has changed for good may go back for so many seconds of health, a day.
+const GOES_BACK_WITHIN: f64 = 86_400.0;
 /// A share is uneven if it differs from an even one by this (on the logarithm, 1.5 times).
 const UNEVEN: f64 = 0.4;
 /// Requests, shared evenly, that stand for what is known before the first.
@@ -55,6 +57,17 @@ pub struct Share {
     pub pooled: Vec<Dispersion>,
     /// `own[rank][window]`.
     pub own: Vec<Vec<Dispersion>>,
+    /// The shares that were usual before a trouble that has lasted became usual.
+    #[serde(default)]
+    before: Option<Before>,
+}
+
+/// The shares that were usual before a trouble that has lasted became usual.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Before {
+    usual: Vec<f64>,
+    /// How many seconds had taught the shares by then.
+    at: f64,
 }
 
 /// What [`Share::examine`] saw: the evidence of each rank, and what to learn from.
@@ -81,6 +94,7 @@ impl Share {
             rate: 0.0,
             pooled: vec![Dispersion::default(); WINDOWS.len()],
             own: vec![vec![Dispersion::default(); WINDOWS.len()]; ranks],
+            before: None,
         }
     }
 
@@ -159,11 +173,23 @@ impl Share {
         self.requests = self.requests * (1.0 - 1.0 / MEMORY) + total;
     }
 
-    /// Whether a rank with an uneven share comes nearer to an even one by `effect`, the logarithm of its share over
-    /// the usual one.
-    pub fn evens_out(&self, rank: usize, effect: f64) -> bool {
+    /// Whether an imbalance of `rank` ends by `effect`, the logarithm of its share over the usual one: one that is told to
+    /// stand (`is_told`) or that was there before anybody watched, as long as nobody knows what is usual; or one that has
+    /// lasted until it was usual. A rank that has had an uneven share for long is in trouble without it, too.
+    pub fn evens_out(&self, rank: usize, effect: f64, is_told: bool) -> bool {
+        let comes_nearer =
+            |apart: f64, least: f64| apart.abs() > least && (apart + effect).abs() < apart.abs();
         let uneven = (self.usual[rank] * self.usual.len() as f64).ln();
-        uneven.abs() > UNEVEN && (uneven + effect).abs() < uneven.abs()
+        if (is_told || self.seconds < MEMORY) && comes_nearer(uneven, UNEVEN) {
+            return true;
+        }
+        let before = self.before.as_ref().filter(|before| self.seconds - before.at < GOES_BACK_WITHIN);
+        before.is_some_and(|before| comes_nearer((self.usual[rank] / before.usual[rank]).ln(), MATERIAL))
+    }
+
+    /// What has been usual until now is what the ranks go back to, should the trouble that is usual from now on end after all.
+    pub fn remember_usual(&mut self) {
+        self.before = Some(Before { usual: self.usual.clone(), at: self.seconds });
     }
 
     /// Whether `counts` of many seconds are of other shares than the usual ones: by a material part, beyond three standard

@@ -83,6 +83,11 @@ impl Standing {
         self.told.is_some()
     }
 
+    /// Whose imbalance stands.
+    pub fn told_of(&self) -> Option<usize> {
+        self.told.map(|(rank, _)| rank)
+    }
+
     /// Takes in a second, at whose end the ranks bore `loads`.
     pub fn note(&mut self, bins: &Bins, second: i64, loads: &[Load]) {
         if second <= self.last {

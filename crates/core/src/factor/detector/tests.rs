@@ -924,6 +924,41 @@ fn an_outage_or_a_restart_of_all_ranks_is_no_pause_that_a_rank_with_work_makes()
     assert_eq!(detector.stuck.patience(), 3.5, "a window by hand");
 }
 
+/// What was told while so many requests come to each rank for `seconds`.
+fn told_of(
+    detector: &mut Detector,
+    from: i64,
+    seconds: i64,
+    came: [usize; 4],
+    dice: &mut Dice,
+) -> Vec<Change> {
+    // Of each twenty about so many come in a second.
+    let one = |rank: usize| (0..2 * came[rank]).filter(|_| dice.uniform() < 0.5).count();
+    play_paced(detector, from, seconds, one, |_| [1.0; 4])
+}
+
+#[test]
+fn a_rank_that_has_had_more_than_the_others_for_long_and_loses_it_is_told() {
+    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
+    let uneven = told_of(&mut detector, 0, 2_400, [16, 8, 8, 8], &mut dice);
+    assert_eq!(uneven, vec![]);
+    let changes = told_of(&mut detector, 2_400, 30, [8, 8, 8, 8], &mut dice);
+    let told: Vec<_> = changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+    assert_eq!(told, [(Factor::Share, vec![0])], "{changes:?}");
+}
+
+#[test]
+fn a_mild_redirect_that_has_become_usual_ends_without_a_new_trouble() {
+    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
+    assert_eq!(told_of(&mut detector, 0, 600, [10; 4], &mut dice), vec![]);
+    let changes = told_of(&mut detector, 600, 1_300, [10, 10, 14, 10], &mut dice);
+    let [Change::Fired(_), .., Change::Standing(_)] = &changes[..] else { panic!("{changes:?}") };
+    let back = told_of(&mut detector, 1_900, 400, [10; 4], &mut dice);
+    assert!(back.iter().all(|c| !matches!(c, Change::Fired(_))), "{back:?}");
+    let again = told_of(&mut detector, 2_300, 60, [10, 10, 20, 10], &mut dice);
+    assert!(again.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{again:?}");
+}
+
 /// Plays lines of four ranks that decode all the while with thirty requests, each second's four lines of a rank. Those for
 /// which `hangs` are silent. DP1 gets twelve requests every ten seconds instead, whose answers are short: forty steps, after
 /// which a line comes, are those of two waves and a half.
