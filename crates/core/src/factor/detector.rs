@@ -177,8 +177,8 @@ pub struct Detector {
     firings: Firings,
     /// The last second that was looked at.
     examined: i64,
-    /// What passed its bound in the last step, without being gross.
-    suspected: Option<Factor>,
+    /// What passed its bound in the last step, without being gross: by which test, on which rank.
+    suspected: Vec<(Option<usize>, usize)>,
     /// Until when nothing is said, after a pause of all ranks.
     paused_until: f64,
     /// From when to when none of them moved, last, as far as it was seen.
@@ -220,6 +220,11 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Which test saw which rank depart.
+    fn seen(&self) -> (Option<usize>, usize) {
+        (self.test, self.rank)
+    }
+
     /// What is told of it: the factor, the place of its test, what that saw, and beyond which bound.
     fn told(&self) -> (Factor, Option<usize>, &Evidence, f64) {
         match &self.made_by {
@@ -254,7 +259,7 @@ impl Detector {
             incidents: 0,
             firings: Firings::default(),
             examined: NEVER,
-            suspected: None,
+            suspected: Vec::new(),
             paused_until: f64::NEG_INFINITY,
             paused: None,
             nearest: None,
@@ -388,7 +393,7 @@ impl Detector {
             self.paused = Some((moved, now));
         }
         if now < self.paused_until {
-            self.suspected = None;
+            self.suspected.clear();
             self.examined = newest;
             return Vec::new();
         }
@@ -563,7 +568,7 @@ impl Detector {
         let StepContext { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
         let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
-            self.suspected = None;
+            self.suspected.clear();
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
                 let strength = self.nearest.map_or(0.0, |n| (n.deviations / n.bound).powi(2));
@@ -571,7 +576,9 @@ impl Detector {
             }
             return Vec::new();
         };
-        if !self.is_confirmed(&first, moment) {
+        let all =
+            candidates.iter().filter(|c| !self.is_wake(channel, c, moment)).map(Candidate::seen).collect();
+        if !self.is_confirmed(&first, all, moment) {
             return Vec::new();
         }
         let (factor, _, seen_of_it, _) = first.told();
@@ -580,20 +587,26 @@ impl Detector {
             // An imbalance is over that was taken for usual.
             channel.relearn_shares(newest, seen_of_it.window);
             self.since = newest + 1 - seen_of_it.window;
-            self.suspected = None;
+            self.suspected.clear();
             return Vec::new();
         }
         vec![self.found(channel, &first, moment)]
     }
 
     /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row.
-    fn is_confirmed(&mut self, c: &Candidate, moment: StepContext) -> bool {
-        self.is_seen_twice(c, moment) || c.strength >= GROSS && !self.may_hang(c, moment)
+    fn is_confirmed(&mut self, c: &Candidate, all: Vec<(Option<usize>, usize)>, moment: StepContext) -> bool {
+        self.is_seen_twice(c, all, moment) || c.strength >= GROSS && !self.may_hang(c, moment)
     }
 
-    /// Whether the same departed a second before as well.
-    fn is_seen_twice(&mut self, c: &Candidate, moment: StepContext) -> bool {
-        !self.may_hang(c, moment) && self.suspected.replace(c.factor) == Some(c.factor)
+    /// Whether the same test saw the same rank depart a second before as well, of which `all` is what it sees now: two ranks
+    /// that chance moves in turn are no trouble of either.
+    fn is_seen_twice(
+        &mut self,
+        c: &Candidate,
+        all: Vec<(Option<usize>, usize)>,
+        moment: StepContext,
+    ) -> bool {
+        !self.may_hang(c, moment) && std::mem::replace(&mut self.suspected, all).contains(&c.seen())
     }
 
     /// A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
@@ -605,7 +618,7 @@ impl Detector {
     /// A trouble was found. It is one that ended a moment ago where that was of the same ranks.
     fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: StepContext) -> Change {
         let now = moment.now;
-        self.suspected = None;
+        self.suspected.clear();
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
         self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
         channel.fired(c.test, c.evidence.deviance);

@@ -87,11 +87,11 @@ impl Detector {
             self.open = Some(open);
         }
         match fresh {
-            Some(fresh) if self.is_seen_twice(&fresh, moment) => {
+            Some(fresh) if self.is_seen_twice(&fresh, vec![fresh.seen()], moment) => {
                 changes.push(self.found(channel, &fresh, moment))
             }
             Some(_) => {}
-            None => self.suspected = None,
+            None => self.suspected.clear(),
         }
         changes
     }

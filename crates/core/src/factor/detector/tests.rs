@@ -1002,3 +1002,25 @@ fn by_log_a_rank_that_has_finished_short_answers_does_not_hang_and_one_with_long
     let found = changes.iter().find(|c| is_stuck(c)).expect("it hangs").incident();
     assert!(found.ranks == [2] && found.fired < 306.0, "{found:?}");
 }
+
+#[test]
+fn chance_that_moves_one_rank_and_then_another_is_no_trouble() {
+    let c = |rank| Candidate {
+        factor: Factor::Share,
+        test: Some(SHARE),
+        rank,
+        evidence: Evidence { deviance: 12.0, side: Side::High, effect: 0.4, window: 4 },
+        bound: 10.0,
+        strength: 1.2,
+        still: None,
+        is_of_stay: false,
+        made_by: None,
+    };
+    let mut detector = Detector::new(SETTINGS);
+    let moment = StepContext { newest: 100, now: 101.05, way: LINES, pending: &[] };
+    let is_confirmed = |ranks: &[usize]| {
+        detector.is_confirmed(&c(ranks[0]), ranks.iter().map(|r| c(*r).seen()).collect(), moment)
+    };
+    let told = [&[1][..], &[2], &[1], &[2, 1], &[1, 2]].map(is_confirmed);
+    assert_eq!(told, [false, false, false, false, true], "the same rank twice in a row, whichever was ahead");
+}
