@@ -356,7 +356,8 @@ impl Channel {
             (paces.known(r) && most.abs() >= MATERIAL).then_some(most)
         };
         let effects: Vec<Option<f64>> = (0..shares.usual.len()).map(effect).collect();
-        pressure.examine(speed::WINDOW_COUNT, both, &effects)
+        let known = |w: usize| shares.known_part(share.totals[w]);
+        pressure.examine(speed::WINDOW_COUNT, both, known, &effects)
     }
 
     /// The deviance from which `test` tells, where it may be wrong so often a day. Counts have the tails that theory

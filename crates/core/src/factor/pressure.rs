@@ -48,12 +48,14 @@ impl Default for Pressure {
 
 impl Pressure {
     /// Joins two factors in `windows` windows. `both` gives their roots in a window on a rank, in units of the
-    /// noise, where more is more to do and NaN says that nothing was measured. `effects` says per rank how
-    /// large the departure is, and whether it matters.
+    /// noise, where more is more to do and NaN says that nothing was measured. `known` says which part of the noise of
+    /// the first one that is in a window: the rest is what is not known yet of what is usual, of which the noise that is learned
+    /// here knows nothing. `effects` says per rank how large the departure is, and whether it matters.
     pub fn examine(
         &self,
         windows: usize,
         both: impl Fn(usize, usize) -> (f64, f64),
+        known: impl Fn(usize) -> f64,
         effects: &[Option<f64>],
     ) -> Examination {
         let ranks = effects.len();
@@ -65,14 +67,16 @@ impl Pressure {
         for (w, window) in WINDOWS.iter().copied().enumerate().take(windows) {
             let least = if self.pooled[w].seconds > YOUNG { LEAST } else { NOMINAL };
             let variance = self.pooled[w].variance.max(least);
+            let certain = known(w).sqrt();
             let roots = seen.roots.row_mut(w);
             for (r, effect) in effects.iter().enumerate() {
                 let (came, more) = both(w, r);
                 if came.is_nan() || more.is_nan() {
                     continue;
                 }
-                let together = came.clamp(-MOST, MOST) + more.clamp(-MOST, MOST);
-                roots[r] = together;
+                let joined = |came: f64| came.clamp(-MOST, MOST) + more.clamp(-MOST, MOST);
+                roots[r] = joined(came);
+                let together = joined(came * certain);
                 let deviance = 0.5 * together * together / variance;
                 let Some(effect) = effect else { continue };
                 if deviance > seen.evidence[r].deviance {
@@ -99,21 +103,21 @@ mod tests {
 
     #[test]
     fn one_departure_alone_makes_no_pressure_however_large() {
-        let seen = Pressure::default().examine(1, |_, _| (0.0, 50.0), &[Some(0.5)]);
+        let seen = Pressure::default().examine(1, |_, _| (0.0, 50.0), |_| 1.0, &[Some(0.5)]);
         assert!(seen.evidence[0].deviance < 12.5);
     }
 
     #[test]
     fn two_departures_of_five_deviations_make_one_of_seven() {
         let both = |_: usize, rank: usize| if rank == 1 { (5.0, 5.0) } else { (0.0, 0.0) };
-        let seen = Pressure::default().examine(3, both, &[Some(0.0), Some(0.5)]);
+        let seen = Pressure::default().examine(3, both, |_| 1.0, &[Some(0.0), Some(0.5)]);
         assert!((seen.evidence[1].deviance - 25.0).abs() < 1e-9);
         assert_eq!(seen.evidence[0].deviance, 0.0);
     }
 
     #[test]
     fn departures_that_pull_apart_are_no_pressure() {
-        let seen = Pressure::default().examine(1, |_, _| (5.0, -5.0), &[Some(0.5)]);
+        let seen = Pressure::default().examine(1, |_, _| (5.0, -5.0), |_| 1.0, &[Some(0.5)]);
         assert_eq!(seen.evidence[0].deviance, 0.0);
     }
 }

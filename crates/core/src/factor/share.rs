@@ -79,6 +79,8 @@ pub struct Examination {
     pub roots: Grid,
     /// How many times as many requests as usual came to the group, by window.
     pub crowding: [f64; WINDOWS.len()],
+    /// Requests that came to the group, by window.
+    pub totals: [f64; WINDOWS.len()],
     /// Whether requests may have been counted twice, by window.
     pub is_in_doubt: [bool; WINDOWS.len()],
 }
@@ -103,13 +105,14 @@ impl Share {
     pub fn examine(&self, sums: &Sums, full: Option<i64>, is_inferred: bool) -> Examination {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
-        let mut crowding = [1.0; WINDOWS.len()];
+        let (mut crowding, mut totals) = ([1.0; WINDOWS.len()], [0.0; WINDOWS.len()]);
         let is_in_doubt = WINDOWS.map(|window| full.is_some_and(|full| full > sums.newest - window));
         let mut best = vec![Evidence::NONE; ranks];
         let group = |s: i64| (0..ranks).map(|r| sums.bins.get(r, s).arrivals.abs()).sum::<f64>();
         let last = group(sums.newest);
         for (w, window, sum) in sums.windows() {
             let total: f64 = sum.iter().map(|x| x.arrivals.max(0.0)).sum();
+            totals[w] = total;
             if self.rate > 0.0 {
                 crowding[w] = total / (self.rate * window as f64);
             }
@@ -142,7 +145,7 @@ impl Share {
                 best[r] = best[r].or(Evidence { deviance, side, effect, window });
             }
         }
-        Examination { evidence: best, roots, crowding, is_in_doubt }
+        Examination { evidence: best, roots, crowding, totals, is_in_doubt }
     }
 
     /// Learns from what was seen in a healthy second.
@@ -228,11 +231,16 @@ impl Share {
         self.dispersion(rank, w, total).max(if is_in_doubt { 1.0 } else { 0.0 })
     }
 
+    /// Which part of the variance of a count among `total` is its own: the usual share rests on requests, too.
+    pub fn known_part(&self, total: f64) -> f64 {
+        1.0 / (1.0 + total / self.requests)
+    }
+
     /// The variance, in binomial ones, of a count among `total` in window `w`.
     pub fn dispersion(&self, rank: usize, w: usize, total: f64) -> f64 {
         let known = if self.seconds > YOUNG { LEAST_DISPERSION } else { 1.0 };
         let noise = self.pooled[w].variance.max(self.own[rank][w].variance).max(known);
-        noise * (1.0 + total / self.requests)
+        noise / self.known_part(total)
     }
 }
 

@@ -106,3 +106,23 @@ fn longer_prompts_are_seen_though_they_are_admitted_eight_at_a_time() {
     let most = work_of_a_rank_that_admits_eight_at_once(3.0);
     assert!(most > 40.0, "{most}");
 }
+
+#[test]
+fn a_joint_departure_counts_for_little_while_shares_are_hardly_known() {
+    let pressure = |requests: f64| {
+        let mut channel = Channel::new(4, 0, BY_LINES);
+        channel.known.share.requests = requests;
+        channel.known.pace.seconds = vec![100.0; 4];
+        for s in 0..10 {
+            for rank in 0..4 {
+                let (came, decoding) = if rank == 1 { (10.0, 0.8) } else { (8.0, 1.0) };
+                channel.bins.at(rank, f64::from(s) + 0.5, |bin| {
+                    (bin.arrivals, bin.decoding, bin.spent) = (came, decoding, 1.0);
+                });
+            }
+        }
+        channel.examine(9, 0, &[Pending::default(); 4]).pressure.evidence[1].deviance
+    };
+    let (young, known) = (pressure(40.0), pressure(1e6));
+    assert!(known > 2.0 && young < 0.7 * known, "{young} {known}");
+}
