@@ -1024,3 +1024,25 @@ fn chance_that_moves_one_rank_and_then_another_is_no_trouble() {
     let told = [&[1][..], &[2], &[1], &[2, 1], &[1, 2]].map(is_confirmed);
     assert_eq!(told, [false, false, false, false, true], "the same rank twice in a row, whichever was ahead");
 }
+
+#[test]
+fn a_rank_that_becomes_much_slower_while_a_mild_redirect_goes_on_elsewhere_is_told() {
+    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(7));
+    let mut play = |detector: &mut Detector, from: i64, seconds: i64, more: usize, slow: f64| {
+        let came = |rank| (0..2 * if rank == 1 { more } else { 10 }).filter(|_| dice.uniform() < 0.5).count();
+        play_paced(detector, from, seconds, came, |_| [1.0, 1.0, 1.0, slow])
+    };
+    assert_eq!(play(&mut detector, 0, 400, 10, 1.0), vec![]);
+    let mut s = 400;
+    while detector.open().is_none() {
+        play(&mut detector, s, 1, 15, 1.0);
+        s += 1;
+        assert!(s < 460, "the redirect is found");
+    }
+    // DP3 becomes slow when the blame still may move, and is seen when it may not any more.
+    play(&mut detector, s, 11, 15, 1.0);
+    let changes = play(&mut detector, s + 11, 20, 15, 3.0);
+    let found = changes.iter().find(|c| matches!(c, Change::Fired(_) | Change::Joined(_)));
+    let found = found.expect("it is told").incident();
+    assert!(found.factor == Factor::Speed && found.ranks == [3], "{changes:?}");
+}

@@ -9,8 +9,10 @@ use std::cell::{LazyCell, OnceCell};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, RECENT, StepContext};
-use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SHARE, SPEED, TESTS};
+use super::{
+    CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, MOST_REBLAMES, REBLAME_WITHIN, RECENT, StepContext,
+};
+use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SHARE, SPEED, TESTS, WORK};
 use crate::factor::evidence::{Factor, Side, WINDOWS};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
@@ -29,6 +31,8 @@ const CALM_WHILE_BORNE: u32 = 20;
 const TAKEN_OUT: f64 = -1.6;
 /// A rank with so much less to do than its peers' mean (on part of it) is nearly idle.
 const IDLE: f64 = 0.8;
+/// What departs by so many times as much as a trouble, each in units of its bound, is no answer to it.
+const MUCH_STRONGER: f64 = 2.0;
 /// Shares of the last seconds tell whether a redirect has moved on to another rank.
 const LATELY: i64 = 3;
 /// It has where they depart by no more than this part of what they did.
@@ -318,6 +322,9 @@ impl Detector {
         if self.is_beyond_answer(trouble, case) {
             return false;
         }
+        if !is_of_its_ranks && self.is_much_stronger(trouble, case) {
+            return false;
+        }
         let began = LazyCell::new(|| self.began_beside(open, case));
         if *began <= trouble.fired + ANSWERS_WITHIN {
             return true;
@@ -350,6 +357,25 @@ impl Detector {
         side == Side::High
             && !ranks.iter().any(|r| trouble.ranks.contains(r))
             && channel.is_sent_beyond(ranks, &trouble.ranks, c.evidence.window, moment.newest)
+    }
+
+    /// Whether ranks of which nothing was told depart far beyond what `trouble` itself does now: no answer is larger than what it
+    /// answers to. By then the blame moves no more. What others compute anew, or are sent, may well be an answer to a rank that
+    /// is slow, and a redirect may move from rank to rank.
+    fn is_much_stronger(&self, trouble: &Incident, case: &Case) -> bool {
+        let Case { channel, c, moment, .. } = *case;
+        let is_early = moment.now - trouble.fired <= REBLAME_WITHIN && trouble.reblamed < MOST_REBLAMES;
+        let is_stronger = c.strength >= MUCH_STRONGER * (trouble.deviance / trouble.bound).max(1.0);
+        let is_own = || match c.test {
+            Some(SPEED | WORK) => true,
+            Some(SHARE) => {
+                trouble.factor == Factor::Share
+                    && case.blamed().0 == Side::High
+                    && !self.has_moved_on(channel, trouble, moment)
+            }
+            _ => false,
+        };
+        !is_early && is_stronger && may_begin(c) && is_own()
     }
 
     /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still gets next to
