@@ -1,4 +1,4 @@
-//! How often the right cause is named, on a simulated server with causes injected (docs/causes.md).
+//! How often the right cause is named, on a simulated server with causes injected (docs/evaluation.md).
 //!
 //! `cargo run --release --features cause_eval --example cause_eval [-- --runs N] [--seed S] [--verbose]` runs each
 //! kind N times on each of three servers and by each of three sources, through the whole core with the

@@ -2,7 +2,7 @@
 //!
 //! `course` collects the members' samples, `terms` says how much each factor of the load changed
 //! (`speed` holds the cost model behind speed at equal work), `tree` walks the candidates in their
-//! order, and `words` says it. docs/causes.md has the formula, its sources and how well it does.
+//! order, and `words` says it. docs/causes.md has the formula and its sources, docs/evaluation.md how well it does.
 
 mod case;
 mod course;
