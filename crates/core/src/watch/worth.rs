@@ -12,7 +12,7 @@ use crate::factor::Factor;
 use crate::rule::{Change, How};
 use skewtrap_trace::time::Time;
 
-/// At the second of a firing the impact of a sudden trouble is still small, and a burst has not healed yet:
+/// At the second of a firing the impact of a sudden trouble is still small, and a burst has not subsided yet:
 /// both are looked at again so much later, before a window is spent ...
 const LOOK: Duration = Duration::from_millis(2500);
 /// ... soon again where it seems to be over ...

@@ -4,7 +4,7 @@
 const RECENT: usize = 4;
 /// Nothing is believed to have gone farther than this, in standard deviations, ...
 const STRIDE: f64 = 1.5;
-/// ... in so many ticks: a burst of a few seconds does, and heals itself. What stays is believed
+/// ... in so many ticks: a burst of a few seconds does, and subsides. What stays is believed
 /// when they are over.
 const STRIDE_TICKS: usize = 3;
 /// In how many ways the quick scale is looked at.
