@@ -448,6 +448,29 @@ const CONTRAST: &str = r#"(() => {
   return worst;
 })()"#;
 
+/// The smallest contrast of any control's border with what is around it (WCAG 1.4.11 asks for 3).
+const BORDERS: &str = r#"(() => {
+  const rgb = c => (c.match(/[\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = node => { for (; node; node = node.parentElement) { const c = rgb(getComputedStyle(node).backgroundColor); if (c[3] !== 0) return c; } return [255, 255, 255]; };
+  let worst = [99, ""];
+  for (const node of document.querySelectorAll("input, select, button, .button")) {
+    if (!node.checkVisibility()) continue;
+    const [a, b] = [light(rgb(getComputedStyle(node).borderTopColor)), light(ground(node.parentElement))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < worst[0]) worst = [ratio, node.outerHTML.slice(0, 80)];
+  }
+  return worst;
+})()"#;
+
+/// Whether the list of incidents is a table for a screen reader, also where its rows are drawn as blocks.
+const TABLE: &str = r#"(() => {
+  const table = document.querySelector('#incidents table'), roles = s => [...table.querySelectorAll(s)].map(n => n.getAttribute("role"));
+  return table.getAttribute("role") === "table" && getComputedStyle(table.querySelector("thead")).display !== "none"
+    && roles("tr").every(r => r === "row") && roles("td").every(r => r === "cell") && roles("th").every(r => r === "columnheader");
+})()"#;
+
 /// Controls without a name for a screen reader.
 const UNNAMED: &str = r#"[...document.querySelectorAll("a, button, select, input, iframe, summary, [tabindex='0']")]
   .filter(node => node.checkVisibility() && !(node.getAttribute("aria-label") || node.title || node.textContent.trim() || node.labels?.[0]?.textContent.trim()))
@@ -540,7 +563,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     for also in [
         "kv-usage-skew: DP2 is high from ",
         "it seemed to be over at ",
-        "it was told as info before",
+        "its severity was info",
         "unknown: no silence of 5 s or longer was seen",
         "look at the router",
     ] {
@@ -560,6 +583,9 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
         assert_eq!(browser.eval(FITS).await, true, "it scrolls sideways at {width}");
         let worst = browser.eval(CONTRAST).await;
         assert!(worst[0].as_f64().unwrap() >= 4.5, "{width} {scheme}: contrast {worst}");
+        let worst = browser.eval(BORDERS).await;
+        assert!(worst[0].as_f64().unwrap() >= 3.0, "{width} {scheme}: border {worst}");
+        assert_eq!(browser.eval(TABLE).await, true, "{width}: no table for a screen reader");
     }
 
     // The agent goes and comes back with another start.

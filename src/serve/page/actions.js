@@ -53,7 +53,7 @@ export function silence(rule) {
   const length = el("select", {}, ...[["3600", "one hour"], ["14400", "four hours"], ["86400", "one day"], ["604800", "one week"]].map(([s, words]) => el("option", { value: s }, words)));
   const why = el("input", { type: "text", maxlength: 200, placeholder: "load test" });
   ask({
-    title: "Silence " + rule, about: "No messages and no windows of this rule meanwhile; what still fires afterwards is told then.", button: "Silence",
+    title: "Silence " + rule, about: "No messages and no windows of this rule meanwhile; anything still firing afterwards is reported then.", button: "Silence",
     fields: [field("for", length), field("why (others see it)", why)],
     send: () => post("/api/v1/silence", { rule, for_s: Number(length.value), ...(why.value ? { why: why.value } : {}) }),
   });
@@ -69,8 +69,8 @@ export function endSilence(s) {
 export function capture(target) {
   const why = el("input", { type: "text", maxlength: 200, placeholder: "a look" });
   ask({
-    title: "Take a window on " + target, about: "One short profile, within the limits that hold for rules too: where they refuse it, the reason stands here.", button: "Take it",
-    fields: [field("why (it stands in the incident)", why)],
+    title: "Start a window on " + target, about: "One short profile, within the limits that hold for rules too: where they refuse it, the reason is shown here.", button: "Start window",
+    fields: [field("why (shown in the incident)", why)],
     send: () => post("/api/v1/capture", { target, ...(why.value ? { reason: why.value } : {}) }),
   });
 }

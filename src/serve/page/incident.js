@@ -60,19 +60,22 @@ function causeText(c) {
     + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
 }
 
+// What departed, in the finding's own words, where it was a factor.
+export const departure = f => f.statistic === "factors" && f.evidence ? f.evidence.split("; ")[0] : "";
+
 // What clients notice: the whole server before the onset, and now (at the last look before its end).
 function impactText(i) {
   const parts = [], h = i.finding.impact || i.finding.harm, m = i.impact || {};
   if (h && h.requests >= 1) parts.push(count(Math.round(h.requests), "request") + " (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
   const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
-  const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("requests that wait for a place", m.waiting_reqs, "")];
+  const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("queued requests", m.waiting_reqs, "")];
   if (numbers.length) parts.push((i.resolved_at ? "before the onset and shortly before its end: " : "before the onset and now: ") + numbers.join(", "));
   return parts.join("; ");
 }
 
 // A factor is in multiples of its bound, any other statistic in its own unit. A rank that hangs has no bound.
 export const howMuch = (statistic, signal, value, bound) => value === null || signal === "stuck" ? signal
-  : statistic.startsWith("factors") ? signal + ": " + figure(value) + " times the bound at which it is told"
+  : statistic.startsWith("factors") ? signal + ": " + figure(value) + " times the firing bound"
   : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
 
 // For how long a rank that hangs has stood still, and what is usual there.
@@ -141,9 +144,9 @@ export function drawIncident({ incident: i, files, next }) {
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", sinceText(i)],
-    ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; it was told as " + r.from + " before"]),
+    ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; its severity was " + r.from]),
     ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["blamed before", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
-    ["how much", f.signal === "stuck" && f.statistic === "factors" ? stoodStill(i) : f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
+    ["how much", f.signal === "stuck" && f.statistic === "factors" ? stoodStill(i) : departure(f) ? departure(f) + " (" + figure(f.value) + " times the firing bound)" : f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
     ...(impactText(i) ? [["impact", impactText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),

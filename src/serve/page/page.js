@@ -2,7 +2,7 @@
 // and changes something only where a button was pressed (actions.js).
 import { capture, endSilence, silence } from "./actions.js";
 import { HEAT_FROM, chartOf, isBlamedBy, show, sparkline } from "./chart.js";
-import { causeShort, chosen, drawIncident, howMuch, verdictText, windowText } from "./incident.js";
+import { causeShort, chosen, departure, drawIncident, howMuch, verdictText, windowText } from "./incident.js";
 import { $, badge, bytes, clock, count, draw, el, figure, forget, labelText, rankName, replace, span, within } from "./words.js";
 
 const EVERY_MS = 1000, HIDDEN_MS = 10000, TRY_AGAIN_MS = 2000, GIVE_UP_MS = 8000, KEPT_EVERY_MS = 15000;
@@ -18,7 +18,7 @@ function firing(status) {
     const incident = incidents.find(i => i.id === group.incident);
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
       bound: group.bound, since: group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
-      signal: incident && incident.finding.signal || "the load",
+      signal: incident && incident.finding.signal || "the load", departure: incident ? departure(incident.finding) : "",
       refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? verdictText(incident.verdict, incident.finding) : "" });
   }
   return found;
@@ -37,7 +37,7 @@ function drawFiring(list) {
         f.incident ? el("a", { class: "button", href: "#incident=" + encodeURIComponent(f.incident), "data-key": "see " + f.incident, "aria-label": "See the incident of " + f.who }, "See the incident") : "",
         f.silenced ? el("span", { class: "small" }, "silenced until " + clock(f.silenced))
           : el("button", { type: "button", "data-key": "silence! " + f.rule, "aria-label": "Silence " + f.rule, onclick: () => silence(f.rule) }, "Silence"))),
-    el("p", { class: "num" }, howMuch(f.statistic, f.signal, f.value, f.bound),
+    el("p", { class: "num" }, f.departure || howMuch(f.statistic, f.signal, f.value, f.bound),
       f.since ? " since " + clock(f.since) : "", ", rule " + f.rule + "."),
     f.verdict ? el("p", {}, f.verdict) : "", f.cause ? el("p", {}, f.cause) : "", windowLine(f) ? el("p", {}, windowLine(f)) : "",
     el("p", { class: "small quiet" }, f.why)));
@@ -76,7 +76,7 @@ function drawLoad(history, status) {
     const what = gone ? "has NOT answered since " + clock(gone)
       : [info.engine, info.engine_version].filter(Boolean).join(" ") + (behind ? " · answers, but the agent is BEHIND with what it says" : "");
     replace(part.querySelector(".heading"), [el("p", { class: "small quiet" }, el("b", {}, target), " · " + (what ? what + " · " : "") + count(lines.length, "rank") + " · last " + span(history.step_s * (lines[0].values.length - 1))),
-      status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Take a window on " + target, onclick: () => capture(target) }, "Take a window")].filter(Boolean));
+      status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Start window on " + target, onclick: () => capture(target) }, "Start window")].filter(Boolean));
     show(chartOf(target), { target, lines, end: history.end, step: history.step_s, signal: history.signal,
       incidents: incidents.filter(i => i.target === target).map(i => ({ ...i, live: live.has(i.id) })) });
     drawRanks(part.querySelector(".each"), lines, info, history.signal);
@@ -134,9 +134,17 @@ function drawRules(rules) {
     ...(rule.groups.length ? rule.groups.map(drawGroup) : [el("p", { class: "small" }, "It has seen no group of ranks yet.")])));
 }
 
+// A firing by factors counts as at its bound until it has cleared, however far they have fallen.
+function level(group) {
+  if (group.value === null) return "";
+  if (!group.statistic.startsWith("factors")) return group.statistic + " " + figure(group.value) + (group.bound === null ? "" : ", fires at " + figure(group.bound));
+  if (group.state === "firing") return group.value > 1 ? figure(group.value) + " times the firing bound" : "below the firing bound now, not cleared yet";
+  return group.value > 0 ? figure(group.value) + " of the firing bound" : "";
+}
+
 function drawGroup(group) {
   const who = [group.target, labelText(group.group)].filter(Boolean).join(" · ");
-  const value = group.value === null ? "" : group.statistic + " " + figure(group.value) + (group.bound === null ? "" : ", fires at " + figure(group.bound));
+  const value = level(group);
   return el("div", { class: "group" }, badge(group.state), el("div", {}, el("p", {}, group.why),
     group.refused ? el("p", { class: "refusal" }, "No window: " + group.refused) : "", group.again ? el("p", { class: "small quiet" }, group.again) : "",
     el("p", { class: "small quiet num" }, [who, value, group.since ? "since " + clock(group.since) : ""].filter(Boolean).join(" · "))));
@@ -150,16 +158,17 @@ const outcome = i => i.capture.state === "none" ? "" : i.capture.state;
 function drawIncidents({ list, id, now }) {
   const live = new Set(now);
   if (!list.length) return el("p", { class: "quiet" }, "None. Nothing has fired, and nothing is kept from before.");
-  const cell = (name, props, ...children) => el("td", { "data-name": name, ...props }, ...children);
-  const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
+  const cell = (name, props, ...children) => el("td", { "data-name": name, role: "cell", ...props }, ...children);
+  const row = i => el("tr", { class: i.id === id ? "chosen" : "", role: "row" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
     cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? howMuch(i.finding.statistic, i.finding.signal, i.finding.value, i.finding.bound) : i.died ? "server died" : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
     cell("why", {}, i.verdict ? verdictText(i.verdict, i.finding) : i.cause ? causeShort(i.cause) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
-  const head = el("tr", {}, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col" }, t)));
-  return el("table", {}, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", {}, head), el("tbody", {}, ...list.slice(0, 50).map(row)));
+  // The roles are written out: on narrow screens the rows are blocks, which no browser takes for a table.
+  const head = el("tr", { role: "row" }, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col", role: "columnheader" }, t)));
+  return el("table", { role: "table" }, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...list.slice(0, 50).map(row)));
 }
 
 let filesOf = { key: null, files: [], next: null };
@@ -183,14 +192,14 @@ async function showIncident() {
 
 function drawPlumbing(status) {
   const list = (title, items, none) => el("div", {}, el("h3", {}, title), items.length ? el("ul", {}, ...items) : el("p", { class: "quiet small" }, none));
-  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state, s.behind ? "left" : undefined), " ", s.kind + " of " + t.name + " ",
+  const sources = status.targets.flatMap(t => t.sources.map(s => el("li", {}, badge(s.state, s.behind ? "behind" : undefined), " ", s.kind + " of " + t.name + " ",
     el("span", { class: "path quiet" }, s.place), s.problem ? el("p", { class: "problem" }, s.problem) : "", s.remark ? el("p", { class: "problem" }, s.remark) : "",
     s.dropped ? el("p", { class: "small quiet num" }, s.dropped + " dropped of " + (s.samples + s.dropped)) : "")));
   const windows = status.windows.map(w => el("li", {}, badge("open", w.state), " " + w.means + " on " + w.target + " since " + clock(w.since)));
   const limits = status.budget.limits.map(l => el("li", {}, l.of + ": ", el("b", { class: "num" }, Math.max(l.captures - l.used, 0) + " of " + l.captures),
     " windows left in " + span(l.per_s), l.cooldown_until > status.at ? ", none before " + clock(l.cooldown_until) : ""));
-  const cost = status.budget.stalled_s_limit ? [el("li", {}, "of the last 24 h: " + figure(status.budget.stalled_s) + " of " + figure(status.budget.stalled_s_limit)
-    + " s of stalled serving, " + bytes(status.budget.written_bytes) + " of " + bytes(status.budget.written_bytes_limit) + " written")] : [];
+  const cost = status.budget.stalled_s_limit ? [el("li", {}, "of the last 24 h: " + figure(status.budget.stalled_s) + " s of " + span(status.budget.stalled_s_limit)
+    + " of stalled serving, " + bytes(status.budget.written_bytes) + " of " + bytes(status.budget.written_bytes_limit) + " written")] : [];
   const disk = status.budget.bundle_bytes ? [el("li", {}, "bundles take " + bytes(status.budget.bundle_bytes)
     + (status.budget.bundle_bytes_limit ? " of " + bytes(status.budget.bundle_bytes_limit) : ""))] : [];
   const receivers = status.receivers.map(r => el("li", {}, badge(r.problem ? "failing" : "ok"), " " + r.name + " (" + r.means + ")"
@@ -276,7 +285,7 @@ async function look() {
     await refresh();
   } catch (error) {
     lost = lost || Date.now();
-    const said = "The agent has not answered since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
+    const said = "The agent has not answered since " + clock(lost / 1000) + " (" + error.message + "). The data shown is from before that time; this page keeps trying.";
     if ($("trouble").textContent !== said) $("trouble").textContent = said;
     wait = TRY_AGAIN_MS;
   }

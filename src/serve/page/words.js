@@ -74,9 +74,9 @@ export function span(s) {
 }
 
 export function bytes(n) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let i = 0;
-  while (n >= 1000 && i < 4) { n /= 1000; i += 1; }
+  while (n >= 1024 && i < 4) { n /= 1024; i += 1; }
   return figure(n) + " " + units[i];
 }
 

@@ -138,29 +138,34 @@ fn tile(out: &mut impl Write, number: &str, what: &str) -> io::Result<()> {
     write!(out, "<div class=\"tile\"><b>{}</b><span>{}</span></div>", escaped(number), escaped(what))
 }
 
-/// A cell that bears the name of its column: on a phone each row is a card, and nothing lies beside it.
+/// A cell that bears the name of its column: on a phone each row is a card, and nothing lies beside it. The roles are written
+/// out, since no browser takes cards for a table.
 fn cell(out: &mut impl Write, column: &str, text: &str) -> io::Result<()> {
-    write!(out, "<td data-name=\"{}\">{}</td>", escaped(column), escaped(text))
+    write!(out, "<td role=\"cell\" data-name=\"{}\">{}</td>", escaped(column), escaped(text))
 }
 
 fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     out.write_all(
         b"<section><h2>Ranks</h2><p>Milliseconds per step. Work is GPU time as a union of intervals, without \
-          communication; the gap is work beyond the median of the other ranks.</p><div class=\"scroll\"><table><tr class=\"head\">\
-          <th>rank</th><th>gap</th><th>work</th><th>busy</th><th>host gap</th><th>steps</th>",
+          communication; the gap is work beyond the median of the other ranks.</p><div class=\"scroll\"><table role=\"table\"><tr role=\"row\" class=\"head\">\
+          <th role=\"columnheader\">rank</th><th role=\"columnheader\">gap</th><th role=\"columnheader\">work</th><th role=\"columnheader\">busy</th><th role=\"columnheader\">host gap</th><th role=\"columnheader\">steps</th>",
     )?;
     let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
     if batches {
-        out.write_all(b"<th>requests</th><th>prefill</th>")?;
+        out.write_all(b"<th role=\"columnheader\">requests</th><th role=\"columnheader\">prefill</th>")?;
     }
     if c.has_baseline() {
-        out.write_all(b"<th>work / baseline</th>")?;
+        out.write_all(b"<th role=\"columnheader\">work / baseline</th>")?;
     }
     out.write_all(b"</tr>")?;
     for r in c.listed(MAX_RANKS) {
         let class = if Some(r.rank) == c.verdict.rank { " class=\"culprit\"" } else { "" };
         let gap = r.gap_ms_per_step.map_or("-".into(), |g| format!("{g:+.3}"));
-        write!(out, "<tr{class}><th scope=\"row\">{}</th>", escaped(&r.rank.to_string()))?;
+        write!(
+            out,
+            "<tr{class} role=\"row\"><th scope=\"row\" role=\"rowheader\">{}</th>",
+            escaped(&r.rank.to_string())
+        )?;
         cell(out, "gap", &gap)?;
         cell(out, "work", &format!("{:.3}", r.work_ms_per_step))?;
         cell(out, "busy", &format!("{:.3}", r.busy_ms_per_step))?;
@@ -262,7 +267,7 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out,
         "<section><h2>Kernels that differ most</h2><p>Milliseconds per step; the gap is of {} against the median of the \
          others. A GEMM of another tile size on another rank is the batch size at work: compare families.</p>\
-         <div class=\"scroll\"><table><tr class=\"head\"><th>kernel</th><th>gap</th>",
+         <div class=\"scroll\"><table role=\"table\"><tr role=\"row\" class=\"head\"><th role=\"columnheader\">kernel</th><th role=\"columnheader\">gap</th>",
         escaped(&who)
     )?;
     // The culprit first: a narrow screen shows the first columns.
@@ -270,11 +275,15 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     shown.sort_by_key(|&i| Some(c.ranks[i].rank) != c.verdict.rank);
     shown.truncate(8);
     for &i in &shown {
-        write!(out, "<th>{}</th>", escaped(&c.ranks[i].rank.to_string()))?;
+        write!(out, "<th role=\"columnheader\">{}</th>", escaped(&c.ranks[i].rank.to_string()))?;
     }
-    out.write_all(b"<th>family</th></tr>")?;
+    out.write_all(b"<th role=\"columnheader\">family</th></tr>")?;
     for k in lines {
-        write!(out, "<tr><th scope=\"row\" class=\"name\">{}</th>", escaped(&k.kernel))?;
+        write!(
+            out,
+            "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"name\">{}</th>",
+            escaped(&k.kernel)
+        )?;
         cell(out, "gap", &format!("{:+.3}", k.gap_ms_per_step))?;
         for &i in &shown {
             cell(out, &c.ranks[i].rank.to_string(), &format!("{:.3}", k.ms_per_step[i]))?;
@@ -322,4 +331,30 @@ fn footer(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out.write_all(b"</ul>")?;
     }
     write!(out, "Made by skewtrap {}.</footer>", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// What stands behind each `before` in a text, up to the first sign that no name of a class has.
+    fn names<'t>(text: &'t str, before: &str, signs: &[char]) -> BTreeSet<&'t str> {
+        let behind = text.split(before).skip(1);
+        let lists = behind.map(|rest| rest.split(|c: char| !(c.is_ascii_alphabetic() || signs.contains(&c))));
+        lists.filter_map(|mut parts| parts.next()).flat_map(str::split_whitespace).collect()
+    }
+
+    #[test]
+    fn every_class_of_the_page_has_a_style() {
+        let styled = names(include_str!("html/page.css"), ".", &['_', '-']);
+        for source in
+            [include_str!("html.rs"), include_str!("html/chart.rs"), include_str!("html/incident.rs")]
+        {
+            let bare: Vec<_> = names(source, "class=\\\"", &[' ', '-'])
+                .into_iter()
+                .filter(|c| !styled.contains(c))
+                .collect();
+            assert_eq!(bare, [""; 0], "the style sheet does not know them");
+        }
+    }
 }
