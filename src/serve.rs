@@ -21,11 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -215,7 +217,8 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/resume", post(control::resume))
         .route("/reload", post(control::reload))
         .route("/silence", post(control::silence))
-        .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)));
+        .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)))
+        .method_not_allowed_fallback(no_such_method);
     Router::new()
         .merge(page::routes())
         .route("/healthz", get(api::healthz))
@@ -230,8 +233,31 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .with_state(shared)
 }
 
+async fn no_such_method() -> ApiError {
+    ApiError(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method; docs/api.md lists them".into())
+}
+
 async fn not_found() -> ApiError {
     ApiError(StatusCode::NOT_FOUND, "there is nothing here; docs/api.md lists the paths".into())
+}
+
+/// What stands behind the `?`. What is wrong with it is an [`ApiError`], like every other refusal.
+struct Query<T>(T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let read = axum::extract::Query::try_from_uri(&parts.uri);
+        read.map(|axum::extract::Query(asked)| Self(asked)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let why = match text.contains(": limit: ") {
+                true => "`limit` must be a whole number".to_owned(),
+                false => text,
+            };
+            ApiError(StatusCode::BAD_REQUEST, why)
+        })
+    }
 }
 
 /// An error as every path gives it: `{"error": "a sentence"}`.

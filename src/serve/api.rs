@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::metrics::HealthProblem;
 use super::published::Vitals;
-use super::{ApiError, HUNG_AFTER, Shared, files};
+use super::{ApiError, HUNG_AFTER, Query, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::message::{next_step, utc};
@@ -51,7 +51,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
         .map(|(name, since)| format!("{name} has not answered since {}", utc(*since)));
     let left = (!behind.is_empty()).then(|| {
         let names = behind.iter().take(SERVERS).map(|name| &**name).collect::<Vec<_>>().join(", ");
-        format!("the agent is behind, and leaves answers of {names}")
+        format!("the agent is behind, and skips answers of {names}")
     });
     let but: Vec<String> = silent.chain(left).collect();
     match but.is_empty() {

@@ -28,6 +28,13 @@ async fn what_the_agent_published_can_be_read_in_parts() {
     assert_eq!(body["targets"][0]["ranks"][1]["rank"], json!({"dp_rank": 1}));
     assert_eq!(body["history"], Value::Null, "the history has a path of its own");
     assert_eq!(agent.get("/api/v1/history").await, (200, json!([])));
+    for path in ["status", "history", "ranks", "signals", "rules"] {
+        let wrong = agent.get(&format!("/api/v1/{path}?limit=x")).await;
+        assert_eq!(wrong, (400, json!({ "error": "`limit` must be a whole number" })), "{path}");
+    }
+    assert_eq!(agent.get("/metrics?limit=x").await.0, 400);
+    let (code, wrong) = agent.get("/api/v1/capture").await;
+    assert!(code == 405 && wrong["error"].is_string(), "{code}: {wrong}");
     let mut drawn = status();
     let of = |signal: &str| History {
         signal: signal.into(),
@@ -120,7 +127,7 @@ async fn the_probes_say_what_is_wrong_and_need_no_token_on_their_own_address() {
     agent.publisher.stand(behind);
     let ready = agent.http.get(agent.url("/readyz")).send().await.unwrap();
     let told = (ready.status().as_u16(), ready.text().await.unwrap());
-    assert_eq!(told, (200, "ready, but the agent is behind, and leaves answers of server\n".into()));
+    assert_eq!(told, (200, "ready, but the agent is behind, and skips answers of server\n".into()));
     let mut lost = status();
     lost.targets[0].unanswered_since = Some(Time::from_epoch_s(1_795_492_126.1));
     agent.publisher.stand(lost);
