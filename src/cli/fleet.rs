@@ -11,7 +11,7 @@ use super::Format;
 /// Shows the incidents of all agents of a pool, from their store: by host, rank, rule and cause
 #[cfg_attr(
     not(feature = "fleet"),
-    doc = "(not in this build: `cargo install --features fleet`, or a package)"
+    doc = "(not in this build: `cargo install --path . --features fleet`, or a package)"
 )]
 #[derive(Debug, Args)]
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
@@ -40,7 +40,7 @@ pub struct FleetArgs {
 #[cfg(not(feature = "fleet"))]
 pub fn run(_: &FleetArgs) -> anyhow::Result<ExitCode> {
     anyhow::bail!(super::wrong(
-        "this binary was built without stores, which a server alone does without: build it with `--features fleet`, or take a package"
+        "this binary was built without stores; rebuild with `--features fleet` or install a package"
     ))
 }
 
@@ -63,7 +63,7 @@ mod view {
     use crate::observe::configuration;
     use skewtrap_core::fleet::lease::ReportedEnd;
     use skewtrap_core::fleet::{FleetView, Tally};
-    use skewtrap_core::message::{counted, seconds, utc};
+    use skewtrap_core::message::{bytes, counted, seconds, utc};
     use skewtrap_fleet::index;
 
     /// Prints the view.
@@ -194,9 +194,9 @@ mod view {
         let captured = match tally.captured {
             0 => "none captured".to_owned(),
             n => format!(
-                "{n} captured for {} of stalled serving and {:.1} MB",
+                "{n} captured for {} of stalled serving and {}",
                 seconds(tally.stall_s),
-                tally.bytes as f64 / 1e6
+                bytes(tally.bytes)
             ),
         };
         format!("{}, {captured}{last}", counted(tally.incidents as usize, "incident"))

@@ -22,6 +22,7 @@ use crate::agent::BackgroundRuntime;
 use crate::agent::plan::{Flags, Plan};
 use crate::config::file::{Config, LogFormatText};
 use crate::observe::changed::Changed;
+use skewtrap_core::amount::Span;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::sizing::max_stall_of;
 
@@ -261,13 +262,16 @@ fn announce(plan: &Plan) {
         return tracing::info!("--watch-only: no window is opened, whatever fires");
     }
     for rule in &plan.setup.rules {
-        tracing::info!("rule {} may open {}", rule.name, may_do(&rule.capture));
+        match &rule.capture {
+            CaptureSpec::None => tracing::info!("rule {} opens no window", rule.name),
+            capture => tracing::info!("rule {} may open {}", rule.name, may_do(capture)),
+        }
     }
     let folder = policy.output_dir.as_deref().unwrap_or("the server's own profile folder");
     tracing::info!(
-        "windows write to {folder}; at most {} a day, one at a time, and {:.0} s of stalled serving a day; incidents are kept in {}",
+        "windows write to {folder}; at most {} a day, one at a time, and {} of stalled serving a day; incidents are kept in {}",
         policy.budget.windows,
-        policy.budget.stalled.as_secs_f64(),
+        Span(policy.budget.stalled),
         plan.incident_dir.display()
     );
 }
@@ -278,15 +282,12 @@ fn may_do(spec: &CaptureSpec) -> String {
         CaptureSpec::Http(http) => {
             let steps = match (http.num_steps, max_stall_of(http)) {
                 (Some(steps), _) => format!("{steps} steps"),
-                (None, stall) => {
-                    format!("as many steps as cost a rank {:.1} s", stall.unwrap_or_default().as_secs_f64())
-                }
+                (None, stall) => format!("as many steps as cost a rank {}", Span(stall.unwrap_or_default())),
             };
-            let deadline = http.deadline.as_secs_f64();
-            format!("a window of {steps}, stopped after {deadline:.0} s at the latest")
+            format!("a window of {steps}, stopped after {} at the latest", Span(http.deadline))
         }
         CaptureSpec::CudaProfilerApi(_) => "a window of the CUDA profiler API".into(),
-        CaptureSpec::Nsys(nsys) => format!("an nsys window of {:.1} s", nsys.duration.as_secs_f64()),
+        CaptureSpec::Nsys(nsys) => format!("an nsys window of {}", Span(nsys.duration)),
         CaptureSpec::Command(command) => format!("{} (a program)", command.argv.join(" ")),
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Format;
 use super::agent_client::AgentArgs;
-use skewtrap_core::capture::refusal::Span;
+use skewtrap_core::amount::Span;
 use skewtrap_core::message::{figure, rank_name};
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{RankStatus, SignalStatus, Status, TargetStatus};
@@ -160,8 +160,8 @@ mod tests {
           log server.log failing: the file is not there
           loads http://10.0.0.7:30000/v1/loads ok, last sample 250 ms ago
                     source   age               DP0    DP1     DP2
-          kv_usage  log      4.0 s           0.031      -       -
-          kv_usage  metrics  4.0 s               -  0.031  0.031~
+          kv_usage  log      4 s             0.031      -       -
+          kv_usage  metrics  4 s                 -  0.031  0.031~
           load      loads    250 ms to 61 s      9     46      0~
         ");
     }

@@ -14,7 +14,7 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
-use skewtrap_core::capture::refusal::Span as Shown;
+use skewtrap_core::amount::Span as Shown;
 use skewtrap_core::capture::risk::{ACTIVITIES, RISKS};
 use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STEPS};
 use skewtrap_core::capture::size::{MAX_STALL, written};

@@ -32,7 +32,7 @@ const CORE_LAYERS: &[&[&str]] = &[
     &["onset"],
     &["finding"],
     &["signal"],
-    &["factor", "printable"],
+    &["factor", "printable", "amount"],
     &["dice"],
 ];
 

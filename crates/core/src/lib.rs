@@ -2,6 +2,7 @@
 //! every decision, so what runs live runs on a recording, in simulated time, byte for byte the same.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod amount;
 pub mod capture;
 pub mod cause;
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use crate::amount::Span;
 use crate::capture::captured::Means;
 use crate::capture::facts::Facts;
 use crate::capture::governor::{self, Attempt, Budget, CaptureRequest, Ledger};
 use crate::capture::keep::BundleSpace;
 use crate::capture::plan::{StartRequest, WindowNaming, plan};
 use crate::capture::preflight::{self, Need};
-use crate::capture::refusal::{Refusal, Span};
+use crate::capture::refusal::Refusal;
 use crate::capture::sizing::{Knowledge, Sizing};
 use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
 use skewtrap_trace::time::Time;
@@ -287,9 +288,7 @@ mod tests {
         let policy = Policy { bundles: Some(BundleSpace { stuck, ..space }), ..Policy::default() };
         assert_eq!(decided(&CaptureSpec::Command(command), &policy), Err("keep_full".into()));
         let message = policy.bundles.unwrap().admits(64 << 20).unwrap_err().to_string();
-        assert!(
-            message.contains("60.0 GiB that may not be deleted (/data/incidents/old: Permission denied)")
-        );
+        assert!(message.contains("60 GiB that may not be deleted (/data/incidents/old: Permission denied)"));
         assert!(BundleSpace::default().admits(u64::MAX).is_ok());
     }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::Span;
 use crate::capture::Limits;
-use crate::capture::refusal::{Refusal, Span};
+use crate::capture::refusal::Refusal;
 use crate::capture::size::{DEFAULT_MAX_STALL, PastWindow, WindowCosts};
 use crate::factor::FALSE_ALARMS_PER_DAY;
 use skewtrap_trace::time::Time;

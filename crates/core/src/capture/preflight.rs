@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(with(&[Moves, Moves]), Ok(()));
         let refused = with(&[InDoubt(2.0), Moves, Stuck(5.0)]).unwrap_err();
         assert_eq!((refused.word(), refused.awaits_facts()), ("rank_stuck", false));
-        insta::assert_snapshot!(refused, @"DP2 has not moved for 5.0 s while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s");
+        insta::assert_snapshot!(refused, @"DP2 has not moved for 5 s while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s");
         let refused = with(&[Moves, Wakes(3.0)]).unwrap_err();
         assert_eq!((refused.word(), refused.again_in()), ("rank_stuck", Some(Duration::from_secs(7))));
         let refused = with(&[Moves, InDoubt(1.5)]).unwrap_err();

@@ -3,13 +3,13 @@
 
 mod reason;
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
 
 pub use self::reason::Reason;
+use crate::amount::{Bytes, Span};
 use crate::capture::facts::{ServerKind, Version};
 use crate::capture::size::{MAX_STALL, TELLING_STEPS, written};
 use skewtrap_trace::rank::Rank;
@@ -254,8 +254,8 @@ pub enum Refusal {
         /// Its folder.
         dir: String,
     },
-    /// Another client profiled a moment ago, and the form needed here cannot refuse a double start.
-    #[error("another client profiled this server {} ago; with idle ranks the start cannot refuse a double, so 60 s without another profile are required", Span(*.ago))]
+    /// Another client profiled a moment ago, and the form needed here cannot refuse a second start.
+    #[error("another client profiled this server {} ago; while a rank is idle, the engine would not reject a second start, so 60 s without another profile are required", Span(*.ago))]
     ForeignRecently {
         /// How long ago.
         ago: Duration,
@@ -350,7 +350,7 @@ pub enum Refusal {
     #[error("the server does not say its version, which decides what it may be asked; see `skewtrap doctor`")]
     NoVersion,
     /// A named danger.
-    #[error("{what}: {why}; write accept_risk: [{name}] to take it upon yourself")]
+    #[error("{what}: {why}; write accept_risk: [{name}] to accept this risk")]
     Risk {
         /// The request.
         what: String,
@@ -482,38 +482,6 @@ impl Serialize for Refusal {
     }
 }
 
-/// A duration as people write it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
-#[derive(Clone, Copy, Debug)]
-pub struct Span(pub Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs_f64() {
-            s if s < 1.0 => write!(f, "{:.0} ms", s * 1e3),
-            s if s < 10.0 => write!(f, "{s:.1} s"),
-            s if s < 120.0 => write!(f, "{s:.0} s"),
-            s if s < 7200.0 => write!(f, "{:.0} min", s / 60.0),
-            s => write!(f, "{:.1} h", s / 3600.0),
-        }
-    }
-}
-
-/// An amount of bytes as people write it: `512 B`, `8.0 MiB`, `20.0 GiB`.
-#[derive(Clone, Copy, Debug)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-        if self.0 < 1024 {
-            return write!(f, "{} B", self.0);
-        }
-        let power = (self.0.ilog2() / 10).min(4);
-        let amount = self.0 as f64 / f64::powi(1024.0, power.cast_signed());
-        write!(f, "{amount:.1} {}", UNITS[power as usize - 1])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,7 +494,7 @@ mod tests {
             per: Duration::from_secs(86_400),
             left: Duration::from_secs(5_400),
         };
-        insta::assert_snapshot!(refusal, @"rule dp-load-skew used its 4 captures in 24.0 h on this server; the next is free in 90 min (limits.captures)");
+        insta::assert_snapshot!(refusal, @"rule dp-load-skew used its 4 captures in 24 h on this server; the next is free in 90 min (limits.captures)");
         let last = Time::from_epoch_s(1_795_492_126.1);
         let (ago, left) = (Duration::from_secs(16), Duration::from_secs(584));
         let refusal = Refusal::Cooldown { rule: "dp-load-skew".into(), last, ago, left };
@@ -537,16 +505,6 @@ mod tests {
             need: 800 << 20,
             floor: 4 << 30,
         };
-        insta::assert_snapshot!(refusal, @"/data/profiles has 3.0 GiB free and a window may need 800.0 MiB above the floor of 4.0 GiB; free some space or lower keep.min_free");
-    }
-
-    #[test]
-    fn spans_and_bytes_read_as_people_say_them() {
-        let spans: Vec<String> = [850, 5_600, 42_000, 600_000, 12_600_000]
-            .map(|ms| Span(Duration::from_millis(ms)).to_string())
-            .into();
-        assert_eq!(spans, ["850 ms", "5.6 s", "42 s", "10 min", "3.5 h"]);
-        let bytes: Vec<String> = [12, 1 << 10, 20 << 30].map(|b| Bytes(b).to_string()).into();
-        assert_eq!(bytes, ["12 B", "1.0 KiB", "20.0 GiB"]);
+        insta::assert_snapshot!(refusal, @"/data/profiles has 3 GiB free and a window may need 800 MiB above the floor of 4 GiB; free some space or lower keep.min_free");
     }
 }

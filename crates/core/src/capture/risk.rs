@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use crate::amount::Span;
 use crate::capture::HttpWindow;
 use crate::capture::facts::{Role, ServerFacts, ServerKind, Version};
-use crate::capture::refusal::{Refusal, Span};
+use crate::capture::refusal::Refusal;
 use crate::capture::size::MAX_STALL;
 
 /// No window has more steps.

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::HttpWindow;
 use super::facts::{ServerFacts, ServerKind};
 use super::prior::{self, Guess, ModelSize};
-use super::refusal::{Refusal, Span};
+use super::refusal::Refusal;
 use super::size::{
     Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, Predicted, Recorded,
     SLOW_FROM, TELLING_STEPS, WindowCosts, written,
 };
+use crate::amount::Span;
 
 /// A prediction is far off when the host slows down under the window: so many times must fit.
 const TIMER_MARGIN: u32 = 3;

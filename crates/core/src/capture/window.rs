@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::amount::Span;
 use crate::capture::line::ProfileLine;
-use crate::capture::refusal::Span;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 

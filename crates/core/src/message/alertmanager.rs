@@ -2,7 +2,7 @@
 //!
 //! Every update of an incident is the same alert (the same labels, so the same fingerprint) with
 //! newer annotations; resolving sets its end. The rank is an annotation: the blame may move to another one.
-//! Routes go by `severity`, so an incident that becomes graver is another alert from then on; the one before ends
+//! Routes go by `severity`, so an incident whose severity rises is another alert from then on; the one before ends
 //! at that moment, in the same request and in every later one, since any of them may be the first that arrives.
 //! Alertmanager forwards to PagerDuty, e-mail and others.
 

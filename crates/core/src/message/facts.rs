@@ -220,7 +220,7 @@ fn how_much(incident: &Incident) -> String {
         (Some(said), Some(still)) => format!("{} ({still})", one_line(said)),
         (None, Some(still)) => still,
         (Some(said), None) => {
-            format!("{} ({} times the bound at which it is told)", one_line(said), figure(measured.value))
+            format!("{} ({} times the firing bound)", one_line(said), figure(measured.value))
         }
         (None, None) => bound,
     };
@@ -265,7 +265,7 @@ fn impact(incident: &Incident) -> String {
     let numbers = [
         course("tokens a second of all ranks", seen.and_then(|i| i.tokens_per_s), figure),
         course("time to the first token", seen.and_then(|i| i.first_token_s), seconds),
-        course("requests that wait for a place", seen.and_then(|i| i.waiting_reqs), figure),
+        course("queued requests", seen.and_then(|i| i.waiting_reqs), figure),
     ];
     let numbers: Vec<String> = numbers.into_iter().flatten().collect();
     if !numbers.is_empty() {

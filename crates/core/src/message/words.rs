@@ -1,7 +1,8 @@
-//! Formats numbers, times, ranks and deviations for sentences.
+//! Formats times, ranks and deviations for sentences (`amount` does numbers, durations and sizes).
 
 use std::time::Duration;
 
+pub use crate::amount::{bytes, figure, seconds};
 use crate::factor::Factor;
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::{Incident, VerdictNote};
@@ -9,54 +10,9 @@ pub use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Kind, Place};
 
-/// A number with about three significant digits: `46`, `2.1`, `0.032`, `1520`.
-pub fn figure(value: f64) -> String {
-    let digits = match value.abs() {
-        v if v >= 100.0 || v == 0.0 => 0,
-        v if v >= 10.0 => 1,
-        v if v >= 0.1 => 2,
-        _ => 4,
-    };
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-/// A duration in seconds as people write it: `40 ms`, `3.2 s`, `12 min 5 s`, `2 h`, `3 d 4 h`.
-pub fn seconds(value: f64) -> String {
-    match value {
-        v if v < 0.0995 => format!("{} ms", figure((v * 1e3).round())),
-        v if v < 119.5 => format!("{} s", figure((v * 10.0).round() / 10.0)),
-        v if v < 7_199.5 => {
-            let whole = v.round() as u64;
-            format!("{} min {} s", whole / 60, whole % 60)
-        }
-        v if v < 172_770.0 => two_units((v / 60.0).round() as u64, (60, "h", "min")),
-        v => two_units((v / 3600.0).round() as u64, (24, "d", "h")),
-    }
-}
-
-/// `2 h 5 min`; of whole ones the larger unit alone.
-fn two_units(count: u64, (of, large, small): (u64, &str, &str)) -> String {
-    match count % of {
-        0 => format!("{} {large}", count / of),
-        rest => format!("{} {large} {rest} {small}", count / of),
-    }
-}
-
 /// `1 file`, `4 files`.
 pub fn counted(count: usize, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-/// A number of bytes in decimal units: `14.2 MB`.
-pub fn bytes(count: u64) -> String {
-    let count = count as f64;
-    match count {
-        c if c < 1e3 => format!("{c} B"),
-        c if c < 1e6 => format!("{} kB", figure(c / 1e3)),
-        c if c < 1e9 => format!("{} MB", figure(c / 1e6)),
-        c => format!("{} GB", figure(c / 1e9)),
-    }
 }
 
 /// `2026-11-24 03:48:41.9 UTC`.

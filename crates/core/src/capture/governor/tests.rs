@@ -57,7 +57,7 @@ fn a_window_that_hurt_its_server_is_the_last_before_somebody_has_looked() {
     assert_eq!(decided(vec![elsewhere.clone()], at(80_000)), "ok");
     let mut ledger = Ledger::from(vec![harmed, elsewhere]);
     let refusal = unharmed(&request("new", 1.2), &ledger).unwrap_err();
-    let said = "a window silenced a rank for 4.0 s, of which 1.0 s were predicted; `skewtrap resume`";
+    let said = "a window silenced a rank for 4 s, of which 1 s were predicted; `skewtrap resume`";
     assert!(refusal.to_string().contains(said), "{refusal}");
     assert_eq!(ledger.resume(Some("t")), BTreeSet::from(["t".to_owned()]));
     assert_eq!(unharmed(&request("new", 1.2), &ledger), Ok(()));

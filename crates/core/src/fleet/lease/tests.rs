@@ -85,7 +85,7 @@ fn what_its_agent_never_told_closed_is_left_alone_for_ten_minutes_more_unless_it
     };
     let LeaseRequestStep::Refused(refusal) = asked(1_014.0, false) else { panic!("not refused") };
     assert_eq!(refusal.reason().word(), "pool_unproven");
-    assert!(refusal.to_string().contains("for another 10 min, unless"), "{refusal}");
+    assert!(refusal.to_string().contains("for another 9 min 59 s, unless"), "{refusal}");
     let after_restart = created(&asked(1_014.0, true));
     assert_eq!(after_restart.windows[0].end, ReportedEnd::ServerGone);
     let after_quiet = created(&asked(1_614.0, false));
@@ -166,9 +166,9 @@ fn what_a_window_cost_is_booked_for_the_pool_and_its_budget_holds_for_all() {
         Budget { bytes: 1_500, ..Budget::default() },
     ];
     let said = [
-        "in the whole pool 1 windows were tried in the last 24 h, which is the budget; the next is free in 24.0 h (budget.windows)",
+        "in the whole pool 1 windows were tried in the last 24 h, which is the budget; the next is free in 24 h (budget.windows)",
         "in the whole pool captures stalled serving for 0.5 s in the last 24 h and the next is expected to take 0.6 s, over the budget of 1 s (budget.stalled)",
-        "in the whole pool captures wrote 1000 B in the last 24 h and the next is expected to take 600 B, over the budget of 1.5 KiB (budget.bytes)",
+        "in the whole pool captures wrote 1000 B in the last 24 h and the next is expected to take 600 B, over the budget of 1.46 KiB (budget.bytes)",
     ];
     for (budget, said) in budgets.into_iter().zip(said) {
         let expected = Estimate { stalled: Duration::from_millis(600), bytes: 600 };
