@@ -130,7 +130,7 @@ fn fetch(address: &str, folder: &Path) -> anyhow::Result<()> {
 #[cfg(not(feature = "fleet"))]
 fn fetch(address: &str, _: &Path) -> anyhow::Result<()> {
     bail!(super::wrong(&format!(
-        "{address} is a store, and this binary was built without stores: build it with `--features fleet`, or take a package"
+        "{address} is a store, and this binary was built without stores; rebuild with `--features fleet` or install a package"
     )))
 }
 

@@ -38,7 +38,7 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(5);
 const MARKER: &str = ".skewtrap-demo";
 /// The load at which a bar is full. Its length grows with the root, so that 8 and 300 are both seen.
 const FULL_LOAD: f64 = 400.0;
-/// The double hands out the recorded traces, whatever is asked for: they are of this many steps.
+/// The simulated server hands out the recorded traces, whatever is asked for: they are of this many steps.
 const STEPS: u32 = 20;
 /// Characters of a full bar.
 const BAR_WIDTH: f64 = 12.0;
@@ -128,7 +128,7 @@ async fn play(out: &Path) -> anyhow::Result<()> {
     print_line(
         "From 03:48:41.3 on, a router sends DP2 seven requests for one of its peers'. skewtrap is not informed.\n",
     );
-    let double = incident::start(out, SPEED).await.context("the double of the server did not start")?;
+    let double = incident::start(out, SPEED).await.context("the simulated server did not start")?;
     let plan = plan(out, &double)?;
     let cancel = CancellationToken::new();
     let blamed = Blamed::default();

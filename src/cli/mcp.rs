@@ -6,7 +6,10 @@ use super::agent_client::AgentArgs;
 
 /// Tells assistants what the running agent knows, over the Model Context Protocol on standard input and output; reads
 /// only
-#[cfg_attr(not(feature = "mcp"), doc = "(not in this build: `cargo install --features mcp`, or a package)")]
+#[cfg_attr(
+    not(feature = "mcp"),
+    doc = "(not in this build: `cargo install --path . --features mcp`, or a package)"
+)]
 #[derive(Debug, Args)]
 #[cfg_attr(not(feature = "mcp"), allow(dead_code))]
 pub struct McpArgs {
@@ -21,7 +24,7 @@ pub struct McpArgs {
 #[cfg(not(feature = "mcp"))]
 pub fn run(_: &McpArgs) -> anyhow::Result<std::process::ExitCode> {
     anyhow::bail!(super::wrong(
-        "this binary was built without the Model Context Protocol: build it with `--features mcp`, or take a package"
+        "this binary was built without the Model Context Protocol; rebuild with `--features mcp` or install a package"
     ))
 }
 

@@ -171,7 +171,7 @@ fn target_text(target: &TargetStatus, now: Time) -> String {
     }
     for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
         let problem = source.problem.as_deref().unwrap_or("it gives nothing");
-        let fails = if source.is_behind { "is left" } else { "fails" };
+        let fails = if source.is_behind { "is behind" } else { "fails" };
         text += &format!("\n  {} {fails}: {problem}", source.kind);
     }
     for (kind, remark) in target.sources.iter().filter_map(|s| Some((&s.kind, s.remark.as_ref()?))) {
@@ -271,7 +271,7 @@ mod tests {
         let text = target_text(&behind, now);
         assert!(text.contains("sglang of unknown version") && !text.contains("NOT answered"), "{text}");
         assert!(text.contains("; answers, but the agent is BEHIND with what it says; load"), "{text}");
-        assert!(text.ends_with("\n  loads is left: the agent is behind"), "{text}");
+        assert!(text.ends_with("\n  loads is behind: the agent is behind"), "{text}");
         let odd = SourceStatus {
             kind: "log".into(),
             state: SourceState::Ok,

@@ -12,7 +12,10 @@ use clap::Args;
 use super::agent_client::AgentArgs;
 
 /// Shows the ranks, the rules and the incidents of the running agent, live; q ends it
-#[cfg_attr(not(feature = "top"), doc = "(not in this build: `cargo install --features top`, or a package)")]
+#[cfg_attr(
+    not(feature = "top"),
+    doc = "(not in this build: `cargo install --path . --features top`, or a package)"
+)]
 #[derive(Debug, Args)]
 pub struct TopArgs {
     #[command(flatten)]
@@ -37,6 +40,6 @@ pub fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
 #[cfg(not(feature = "top"))]
 pub fn run(_: &TopArgs) -> anyhow::Result<ExitCode> {
     anyhow::bail!(super::wrong(
-        "this binary was built without `top`, which a first build does without: build it with `--features top`, or take a package; `skewtrap status` shows the same once"
+        "this binary was built without `top`; rebuild with `--features top` or install a package. `skewtrap status` prints the same once"
     ))
 }

@@ -100,7 +100,11 @@ fn state_text(group: &GroupStatus) -> String {
     let value = match (group.value, group.bound) {
         // Of what does not fire `why` says how far it is from that.
         (Some(value), _) if group.statistic.starts_with("factors of ") => match group.state {
-            RuleState::Firing => format!("    it is {} times the bound at which it is told\n", figure(value)),
+            // A firing counts as at its bound until it has cleared.
+            RuleState::Firing if value <= 1.0 => {
+                "    it is below its firing bound now, and has not cleared yet\n".into()
+            }
+            RuleState::Firing => format!("    it is {} times the firing bound\n", figure(value)),
             _ => String::new(),
         },
         (Some(value), Some(bound)) if !why_has_value => {
@@ -199,11 +203,14 @@ mod tests {
         let groups = vec![factors(RuleState::Firing, "firing since then: DP2 is high")];
         let text = text_of(&RuleStatus { groups, ..rule.clone() }, &[]);
         assert!(
-            text.ends_with(
-                "    firing since then: DP2 is high\n    it is 1.82 times the bound at which it is told\n"
-            ),
+            text.ends_with("    firing since then: DP2 is high\n    it is 1.82 times the firing bound\n"),
             "{text}"
         );
+        // A firing counts as at its bound as long as it has not cleared.
+        let mut fallen = factors(RuleState::Firing, "firing since then: DP2 is high");
+        fallen.value = Some(1.0);
+        let text = text_of(&RuleStatus { groups: vec![fallen], ..rule.clone() }, &[]);
+        assert!(text.ends_with("    it is below its firing bound now, and has not cleared yet\n"), "{text}");
         insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }, &[]), @r"
         dp-load-skew
           it has seen no group of ranks yet

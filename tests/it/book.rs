@@ -63,7 +63,10 @@ fn about(command: &Command) -> String {
     let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string);
     // What a build without a feature says of its command is no part of the reference.
     ["top", "fleet", "mcp"].iter().fold(about.unwrap_or_default(), |text, feature| {
-        text.replace(&format!(" (not in this build: `cargo install --features {feature}`, or a package)"), "")
+        text.replace(
+            &format!(" (not in this build: `cargo install --path . --features {feature}`, or a package)"),
+            "",
+        )
     })
 }
 

@@ -81,7 +81,7 @@ pub struct Incident {
     /// Whom it was blamed on before, in order; empty where the blame never moved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blamed_before: Vec<Blamed>,
-    /// How often a graver rule took it over, in order.
+    /// How often a rule of higher severity took it over, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub raised: Vec<Raised>,
     /// What other rules found of it, in order: no incidents of their own.
@@ -345,7 +345,7 @@ pub struct Blamed {
     pub until: Time,
 }
 
-/// When an incident became graver than it was told.
+/// When the severity of an incident rose after it was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raised {
     /// When.

@@ -144,7 +144,7 @@ fn rank_lines(status: &Status, history: &[History], width: u16) -> Vec<Line<'sta
         }
         for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
             let problem = source.problem.as_deref().unwrap_or("it gives nothing");
-            let fails = if source.is_behind { "is left" } else { "fails" };
+            let fails = if source.is_behind { "is behind" } else { "fails" };
             lines.push(Line::styled(
                 format!("  {} {fails}: {problem}", source.kind),
                 Style::new().fg(Color::Yellow),

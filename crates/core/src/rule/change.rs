@@ -133,7 +133,7 @@ impl Change {
                 if n.statistic == Statistic::Factors
                     && (self.finding.is_none() || *n.signal == *Factor::Stuck.word()) => {}
             Some(n) if n.statistic == Statistic::Factors => {
-                part(format_args!("{} {:.2} times the bound at which it is told", n.signal, n.value));
+                part(format_args!("{} {:.2} times the firing bound", n.signal, n.value));
             }
             Some(n) => {
                 part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound))

@@ -57,12 +57,15 @@ impl FactorSet {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// In a sentence, of the ranks: `their share of the requests and their speed at equal work are`.
+    /// In a sentence: `the ranks' share of the requests and speed at equal work are`.
     pub fn nouns(self) -> String {
-        let nouns = Factor::ALL.into_iter().filter(|f| self.has(*f)).map(|f| format!("their {}", f.noun()));
-        let nouns: Vec<String> = nouns.collect();
-        let verb = if nouns.len() == 1 { "is" } else { "are" };
-        format!("{} {verb}", nouns.join(" and "))
+        let nouns: Vec<&str> = Factor::ALL.into_iter().filter(|f| self.has(*f)).map(Factor::noun).collect();
+        match &nouns[..] {
+            [first @ .., last] if !first.is_empty() => {
+                format!("the ranks' {} and {last} are", first.join(", "))
+            }
+            nouns => format!("the ranks' {} is", nouns.concat()),
+        }
     }
 }
 
@@ -207,19 +210,18 @@ impl DetectorStatus {
         let site = match self.learned_s {
             None => "no source tells of arrivals or of work yet".to_owned(),
             Some(s) if s < CALIBRATED_S => format!(
-                "the bounds are those of an unknown server for another {:.0} min: only gross departures are told",
+                "the bounds are those of an unknown server for another {:.0} min: only large departures fire",
                 (CALIBRATED_S - s) / 60.0
             ),
             Some(s) => format!("the bounds follow from {:.1} h of this server", s / 3600.0),
         };
         let Cost { fired, accepted } = self.cost;
-        let times = if fired == 1 { "once".to_owned() } else { format!("{fired} times") };
-        let site = format!(
-            "{site}; all its tests together fired {times} in the last 24 h, accepted are {accepted} a day"
-        );
+        let (firings, alarms) =
+            (if fired == 1 { "firing" } else { "firings" }, if accepted == 1.0 { "alarm" } else { "alarms" });
+        let site = format!("{site}; {fired} {firings} in 24 h (budget: {accepted} false {alarms} a day)");
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {
-                format!("a trouble of a rank's {} is under way, which another rule tells", trouble.noun())
+                format!("a trouble of a rank's {} is already reported by another rule", trouble.noun())
             }
             // Only what the rule watches says how far it is from firing.
             (_, Some((nearest, _))) if !wanted.has(nearest.factor) => {
@@ -227,16 +229,16 @@ impl DetectorStatus {
             }
             (_, Some((Nearest { factor, deviations, bound, shows, .. }, dp))) => {
                 let of = format!("DP{dp}'s {}", factor.noun());
-                let told = format!("the {bound:.1} standard deviations at which it is told");
+                let needed = format!("the {bound:.1} standard deviations needed to fire");
                 match (deviations >= bound, shows) {
                     (false, _) => format!(
-                        "nothing departs from what is usual: nearest is {of}, {deviations:.1} of {told}; {site}"
+                        "nothing departs from what is usual: nearest is {of}: {deviations:.1} of {needed}; {site}"
                     ),
                     (true, false) => format!(
-                        "nothing departs that matters: {of} is {deviations:.1}, beyond {told}, and its load does not show it; {site}"
+                        "nothing departs that matters: {of} is {deviations:.1}, beyond {needed}, and its load does not show it; {site}"
                     ),
                     (true, true) => format!(
-                        "nothing is told yet: {of} is {deviations:.1}, beyond {told}, for less than two seconds, or as what an \
+                        "nothing fires yet: {of} is {deviations:.1}, beyond {needed}, for less than two seconds, or as what an \
                          earlier trouble leaves behind; {site}"
                     ),
                 }

@@ -82,6 +82,8 @@ pub enum IntakeStep<'a> {
         target: TargetId,
         /// Which source.
         source: SourceId,
+        /// Its name: an address, or a file.
+        name: Arc<str>,
         /// What is wrong now.
         problem: Option<&'a Problem>,
     },
@@ -472,7 +474,8 @@ impl Intake {
     ) {
         let reported = self.problems.entry(source).or_default();
         if reported.changes_to(now) {
-            step(store, at, IntakeStep::Problem { target, source, problem: reported.current() });
+            let name = self.names.get(&source).cloned().unwrap_or_else(|| "the source".into());
+            step(store, at, IntakeStep::Problem { target, source, name, problem: reported.current() });
         }
     }
 

@@ -146,11 +146,11 @@ impl Core {
                     self.restarted(target, why, at, out);
                 }
             }
-            IntakeStep::Problem { target, source, problem } => {
+            IntakeStep::Problem { target, source, name, problem } => {
                 let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
                 let message = match problem {
                     Some(problem) => format!("{server}: {problem}"),
-                    None => format!("{server}: its source works again"),
+                    None => format!("{server}: source {name} works again"),
                 };
                 out.push(Effect::SourceProblem { source, is_over: problem.is_none(), message });
             }

@@ -226,7 +226,8 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let told = of(Factor::Share);
     assert!(
         told.starts_with(
-            "nothing departs from what is usual: nearest is DP2's share of the requests, 3.0 of the 6.0 "
+            "nothing departs from what is usual: nearest is DP2's share of the requests: 3.0 of the 6.0 standard \
+             deviations needed to fire; "
         ),
         "{told}"
     );
@@ -244,7 +245,10 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     }
     let stuck = of(Factor::Stuck);
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
-    assert!(!stuck.contains("share") && stuck.contains("all its tests together fired 2 times"), "{stuck}");
+    assert!(
+        !stuck.contains("share") && stuck.contains("; 2 firings in 24 h (budget: 1 false alarm a day)"),
+        "{stuck}"
+    );
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_problem_is_told_once_and_its_end_once() {
         taken,
         [
             "1.0 http://x/metrics: it answered with an HTML page, not with metrics; a proxy or a login page may stand in between",
-            "3.0 Problem { target: TargetId(0), source: SourceId(1), problem: None }",
+            "3.0 Problem { target: TargetId(0), source: SourceId(1), name: \"http://x/metrics\", problem: None }",
         ]
     );
     assert_eq!(intake.counts(), Counts { pages: 4, bad: 2, ..Counts::default() });
