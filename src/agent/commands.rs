@@ -13,9 +13,9 @@ use crate::act::state::StateError;
 use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::factor::{Mark, MarkEffect};
-use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Silence;
+use skewtrap_core::suggest::unknown;
 use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
 /// How long an answer waits for the disk: less than whoever asked waits for the answer.
@@ -70,8 +70,14 @@ impl Agent {
             };
         };
         self.save_what_goes_on_at(&incident.target, true);
+        let bound = match (format!("{before:.1}"), format!("{after:.1}")) {
+            (before, after) if before == after => format!("stays at {after}"),
+            (from, to) => {
+                format!("{} from {from} to {to}", if after > before { "raised" } else { "lowered" })
+            }
+        };
         done(format!(
-            "{id} is marked {}: its test on {} told from {before:.1} standard deviations on, and tells from {after:.1} on now",
+            "{id} is marked {}: bound of its test on {} {bound} standard deviations",
             mark.word(),
             incident.target
         ))
@@ -104,7 +110,7 @@ impl Agent {
         }
         let resumed = self.watch.ledger().clone().resume(target.as_deref());
         if resumed.is_empty() {
-            return done("windows are suspended nowhere".into()).into();
+            return done("no server has windows suspended".into()).into();
         }
         let name = target.clone();
         let kept = self.store.state.kept(move |state| state.resume(name.as_deref()));
@@ -151,17 +157,20 @@ impl Agent {
     }
 
     fn target_named(&self, name: Option<&str>) -> Result<TargetId, Answer> {
+        let known: Vec<&str> = self.targets.iter().map(|s| &*s.name).collect();
         let index = match name {
-            Some(name) => self.targets.iter().position(|s| &*s.name == name),
-            None if self.targets.len() == 1 => Some(0),
+            Some(name) => known.iter().position(|known| *known == name),
+            None if known.len() == 1 => Some(0),
             None => {
-                return Err(Answer::Wrong {
-                    why: "there are several targets: name one with `target`".into(),
-                });
+                let why = format!("there are several targets: name one with `target` ({})", known.join(", "));
+                return Err(Answer::Wrong { why });
             }
         };
         let id = index.and_then(|i| u16::try_from(i).ok()).map(TargetId);
-        id.ok_or_else(|| Answer::Missing { why: format!("no target is called {}", name.unwrap_or("that")) })
+        id.ok_or_else(|| {
+            let why = name.and_then(|name| unknown("target", name, &known)).unwrap_or_default();
+            Answer::Missing { why }
+        })
     }
 
     fn request_capture(&mut self, request: CaptureBody, effects: &mut Vec<Effect>) -> Answer {
@@ -222,17 +231,6 @@ fn being_opened((used, most): (u32, u32)) -> String {
         "a window is being opened; it is number {used} of the {most} that may open within 24 h, by rules and by hand \
          together (`budget.windows`): {left}"
     )
-}
-
-/// The message that `name` is unknown, with the names that exist; `None` where it is known.
-fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
-    if known.contains(&name) {
-        return None;
-    }
-    Some(match nearest(name, known.iter().copied()) {
-        Some(meant) => format!("no {kind} is called `{name}`; did you mean `{meant}`?"),
-        None => format!("no {kind} is called `{name}`; there are {}", known.join(", ")),
-    })
 }
 
 /// What a disk does that does not answer.
@@ -312,16 +310,6 @@ mod tests {
         );
         let last = being_opened((4, 4));
         assert!(last.contains("none is left: rules open no window either"), "{last}");
-    }
-
-    #[test]
-    fn a_name_that_is_unknown_is_answered_with_the_one_that_may_be_meant() {
-        let known = ["dp-load-skew", "slow-rank"];
-        assert_eq!(unknown("rule", "slow-rank", &known), None);
-        let near = unknown("rule", "dp-laod-skew", &known).expect("it is unknown");
-        assert_eq!(near, "no rule is called `dp-laod-skew`; did you mean `dp-load-skew`?");
-        let far = unknown("rule", "x", &known).expect("it is unknown");
-        assert_eq!(far, "no rule is called `x`; there are dp-load-skew, slow-rank");
     }
 
     #[test]

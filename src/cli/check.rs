@@ -30,7 +30,7 @@ use reachability::reachability;
 
 /// Checks configurations and rule files: every problem at once, and what holds in the end.
 ///
-/// Exit status 0 when nothing is wrong, 1 otherwise.
+/// Exit status 0: nothing is wrong; 1: a problem was found; 2: a file cannot be read.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Configurations, rule files, or folders of rule files. Default: SKEWTRAP_CONFIG, or
@@ -236,6 +236,10 @@ fn add_rules(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, Str
             report.diagnostics.push(Diagnostic::error_at(&checked.file, checked.place, message, None));
         }
         seen.push((name.clone(), checked.file.to_string()));
+        // What stands there is not what was meant.
+        if checked.has_errors {
+            continue;
+        }
         let found = probe.map(|p| reachability(&checked.rule, p));
         report.rules.push(RuleReport {
             rule: name,

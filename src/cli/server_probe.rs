@@ -10,13 +10,13 @@ use crate::http::{Server, body, client};
 use crate::observe::host;
 use crate::observe::server::{self, InfoError};
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
-use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::exposition;
 use skewtrap_core::signal::iteration_stats;
 use skewtrap_core::signal::loads::Loads;
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::own_metric::{OwnMetric, OwnMetrics};
 use skewtrap_core::signal::sample::Signal;
+use skewtrap_core::suggest::nearest;
 use skewtrap_trace::rank::Rank;
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 
 use super::Format;
@@ -11,6 +12,7 @@ use skewtrap_core::amount::Span;
 use skewtrap_core::message::{figure, rank_name};
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{RankStatus, SignalStatus, Status, TargetStatus};
+use skewtrap_core::suggest::unknown;
 use skewtrap_trace::time::Time;
 
 /// Lists the signals that the running agent measures, rank by rank, and the sources they come from
@@ -32,6 +34,10 @@ pub struct SignalsArgs {
 pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
     let mut status: Status = args.agent.get_of_all("status")?;
     if let Some(name) = &args.target {
+        let known: Vec<&str> = status.targets.iter().map(|t| &*t.name).collect();
+        if let Some(why) = unknown("target", name, &known) {
+            bail!(why);
+        }
         status.targets.retain(|t| *t.name == **name);
     }
     if args.format.is_json() {

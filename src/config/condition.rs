@@ -210,6 +210,11 @@ fn clause_of(
                 let message = format!("`{name}` beside a list of conditions");
                 findings.error(*at, message, Some("put it into the list".into()));
             }
+            // A `within_chance` or a `smooth` beside the list would be read by none of its conditions.
+            for (name, at) in own.modifiers() {
+                let message = format!("`{name}` beside a list of conditions");
+                findings.error(at, message, Some("put it into the list".into()));
+            }
             if list.is_empty() {
                 findings.error(at, "an empty list of conditions", None);
             }
@@ -296,6 +301,19 @@ impl ConditionText {
             .collect()
     }
 
+    /// The keys that change how a statistic is read, with their places.
+    fn modifiers(&self) -> Vec<(&'static str, Place)> {
+        let all = [
+            ("signal", self.signal.place()),
+            ("side", self.side.place()),
+            ("beyond_chance", self.beyond_chance.place()),
+            ("within_chance", self.within_chance.place()),
+            ("above_baseline", self.above_baseline.place()),
+            ("smooth", self.smooth.place()),
+        ];
+        all.into_iter().filter_map(|(name, at)| Some((name, at?))).collect()
+    }
+
     const fn bound_field(&self, statistic: Statistic) -> Option<&Field<f64>> {
         Some(match statistic {
             Statistic::MaxOverMean => &self.max_over_mean,
@@ -377,7 +395,8 @@ fn condition_of(
     };
     settings.record_set(&format!("{key}.{statistic}"), bound_shown, at);
     let side = side_of(text, statistic, direction, findings);
-    let chance = chance_of(clause, key, text, statistic, settings, findings);
+    check_modifiers(text, statistic, findings);
+    let chance = chance_of(clause, key, text, settings, findings);
     if let Some((k, at_factor)) = text.above_baseline.placed() {
         if clause == Clause::Clear {
             findings.error(at_factor, "only a trigger compares with the past", Some("take it out".into()));
@@ -406,7 +425,42 @@ fn condition_of(
     };
     record(clause, key, text, &condition, context, settings);
     check_bound(clause, &condition, context, at, findings);
-    is_known.then_some(condition)
+    // Without a factor it could never hold.
+    let is_complete = is_known && (statistic != Statistic::Factors || factors != FactorSet::NONE);
+    is_complete.then_some(condition)
+}
+
+/// Whether a key changes how this statistic is read; else a message that says so, and a hint.
+fn does_not_apply(name: &str, statistic: Statistic) -> Option<(String, &'static str)> {
+    let is_chance = matches!(name, "beyond_chance" | "within_chance");
+    let is_plain = matches!(name, "above_baseline" | "smooth");
+    match statistic {
+        Statistic::Factors if name == "beyond_chance" => Some((
+            "`factors` has a learned bound; `beyond_chance` does not apply".to_owned(),
+            "remove it; `budget.false_alarms` sets the bound",
+        )),
+        Statistic::Factors if is_chance || is_plain => Some((
+            format!("`{name}` does not apply to `factors`"),
+            "remove it; their bound is learned, and `budget.false_alarms` sets it",
+        )),
+        Statistic::Departure if is_chance => Some((
+            format!("`{name}` does not apply to `departure`"),
+            "remove it; a departure is in standard deviations of what is usual, chance included",
+        )),
+        Statistic::AnyMember | Statistic::AllMembers if is_chance => Some((
+            format!("`{name}` does not apply to `{statistic}`, which compares no members with each other"),
+            "remove it",
+        )),
+        _ => None,
+    }
+}
+
+fn check_modifiers(text: &ConditionText, statistic: Statistic, findings: &mut Findings<'_>) {
+    for (name, at) in text.modifiers() {
+        if let Some((message, hint)) = does_not_apply(name, statistic) {
+            findings.error(at, message, Some(hint.into()));
+        }
+    }
 }
 
 /// The bound as it is written: with its direction for members, as a number otherwise.
@@ -490,7 +544,6 @@ fn chance_of(
     clause: Clause,
     key: &str,
     text: &ConditionText,
-    statistic: Statistic,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<f64> {
@@ -505,13 +558,6 @@ fn chance_of(
     let (k, at) = wanted.placed()?;
     if *k <= 0.0 || !k.is_finite() {
         findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
-    }
-    if matches!(statistic, Statistic::AnyMember | Statistic::AllMembers) {
-        findings.error(
-            at,
-            format!("`{statistic}` compares single members, so `chance` does not apply"),
-            None,
-        );
     }
     Some(*k)
 }

@@ -16,9 +16,10 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::diagnostic::Findings;
 use super::tree::{Key, Node, Place, Value};
-use skewtrap_core::rule::guard::nearest;
+use skewtrap_core::suggest::nearest;
 
 mod field;
+mod hint;
 
 use field::{FIELD, Placed, TEXT_OR};
 pub use field::{Field, TextOr};
@@ -35,7 +36,7 @@ pub fn read_among<'n, T: Deserialize<'n>>(
     findings: &mut Findings<'_>,
 ) -> Option<T> {
     let sink = RefCell::new(Vec::new());
-    let read = T::deserialize(Reader { node, sink: &sink });
+    let read = T::deserialize(Reader { node, key: "", sink: &sink });
     for mut report in sink.into_inner() {
         if let Some(Unknown { mapping, key, known }) = &report.unknown {
             findings.note_unknown_key(*mapping, key);
@@ -44,7 +45,10 @@ pub fn read_among<'n, T: Deserialize<'n>>(
                 report.hint = place_among(key, mappings).or(report.hint);
             }
         }
-        findings.error(report.place, report.message, report.hint);
+        match report.hides_line {
+            true => findings.error_hiding_line(report.place, report.message, report.hint),
+            false => findings.error(report.place, report.message, report.hint),
+        }
     }
     read.ok()
 }
@@ -111,6 +115,8 @@ struct Report {
     message: String,
     hint: Option<String>,
     unknown: Option<Unknown>,
+    /// Whether the line may hold a secret.
+    hides_line: bool,
 }
 
 /// A key that its mapping does not know.
@@ -177,29 +183,17 @@ fn in_plain_words(expected: &str) -> String {
     }
 }
 
-/// How what was written becomes the kind that is expected, where that is simple to say.
-fn other_kind_hint(wanted: &str, found: &Value) -> Option<String> {
-    match (wanted, found) {
-        ("a list", Value::Text(text)) if !text.contains('\n') => {
-            Some(format!("a list of one is written [{text}]"))
-        }
-        ("a list", Value::Map(entries)) => {
-            let (first, _) = entries.first()?;
-            Some(format!("each entry of a list begins with a dash: `- {}: ...`", first.name))
-        }
-        _ => None,
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Reader<'n, 's> {
     node: &'n Node,
+    /// The key whose value it is, or that its list is of.
+    key: &'n str,
     sink: &'s Sink,
 }
 
 impl<'n> Reader<'n, '_> {
     fn report(&self, place: Place, message: String, hint: Option<String>) {
-        self.sink.borrow_mut().push(Report { place, message, hint, unknown: None });
+        self.sink.borrow_mut().push(Report { place, message, hint, unknown: None, hides_line: false });
     }
 
     /// Reports a failure that was not reported yet, at the place of this node.
@@ -209,7 +203,7 @@ impl<'n> Reader<'n, '_> {
             match failure {
                 Failure::Message(message) => self.report(self.node.place, message, None),
                 Failure::Expected(wanted) => {
-                    let hint = other_kind_hint(&wanted, &self.node.value);
+                    let hint = hint::of_kind(&wanted, &self.node.value);
                     self.report(self.node.place, format!("expected {wanted}, found {}", found()), hint);
                 }
                 Failure::Reported => {}
@@ -218,12 +212,19 @@ impl<'n> Reader<'n, '_> {
         })
     }
 
-    fn entries(&self, wanted: &str) -> Result<&'n [(Key, Node)], Failure> {
+    /// The entries of a mapping that has such keys; any, where none are named.
+    fn entries(&self, wanted: &str, keys: &[&str]) -> Result<&'n [(Key, Node)], Failure> {
         match &self.node.value {
             Value::Map(entries) => Ok(entries),
             Value::Null => Ok(&[]),
             other => {
-                self.report(self.node.place, format!("expected {wanted}, found {}", other.kind()), None);
+                // The address of a receiver may be its key.
+                let hides_line = matches!(other, Value::Text(text) if text.contains("://"));
+                let found = if hides_line { "an address".into() } else { other.kind() };
+                let hint = hint::of_mapping(self.key, keys, other);
+                let message = format!("expected {wanted}, found {found}");
+                let place = self.node.place;
+                self.sink.borrow_mut().push(Report { place, message, hint, unknown: None, hides_line });
                 Err(Failure::Reported)
             }
         }
@@ -250,7 +251,7 @@ impl<'n> Reader<'n, '_> {
                 let (place, message) = (key.place, format!("unknown key `{}`", key.name));
                 let known = known.unwrap_or_default().to_vec();
                 let unknown = Some(Unknown { mapping: self.node.place, key: key.name.clone(), known });
-                self.sink.borrow_mut().push(Report { place, message, hint, unknown });
+                self.sink.borrow_mut().push(Report { place, message, hint, unknown, hides_line: false });
             } else {
                 unique.push(entry);
             }
@@ -323,7 +324,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let left = self.checked(self.entries("a mapping")?, None).into_iter();
+        let left = self.checked(self.entries("a mapping", &[])?, None).into_iter();
         self.placed(visitor.visit_map(Entries { left, value: None, reader: self }))
     }
 
@@ -334,7 +335,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         let wanted = format!("a mapping with {}", listed(fields));
-        let left = self.checked(self.entries(&wanted)?, Some(fields)).into_iter();
+        let left = self.checked(self.entries(&wanted, fields)?, Some(fields)).into_iter();
         self.placed(visitor.visit_map(Entries { left, value: None, reader: self }))
     }
 
@@ -362,7 +363,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             }
         };
         if !variants.contains(&variant) {
-            self.report(place, format!("unknown choice `{variant}`"), Some(did_you_mean(variant, variants)));
+            let hint = hint::of_choice(self.key, variant).unwrap_or_else(|| did_you_mean(variant, variants));
+            self.report(place, format!("unknown choice `{variant}`"), Some(hint));
             return Err(Failure::Reported);
         }
         self.placed(visitor.visit_enum(Choice { variant, content, reader: self }))
@@ -394,7 +396,7 @@ impl<'n> SeqAccess<'n> for Items<'n, '_> {
 
 struct Entries<'n, 's> {
     left: std::vec::IntoIter<&'n (Key, Node)>,
-    value: Option<&'n Node>,
+    value: Option<(&'n str, &'n Node)>,
     reader: Reader<'n, 's>,
 }
 
@@ -403,13 +405,13 @@ impl<'n> MapAccess<'n> for Entries<'n, '_> {
 
     fn next_key_seed<K: DeserializeSeed<'n>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
         let Some((key, node)) = self.left.next() else { return Ok(None) };
-        self.value = Some(node);
+        self.value = Some((&key.name, node));
         seed.deserialize(StrDeserializer::new(&key.name)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'n>>(&mut self, seed: V) -> Result<V::Value, Failure> {
-        let node = self.value.take().expect("serde asks for a value only after its key");
-        seed.deserialize(Reader { node, ..self.reader })
+        let (key, node) = self.value.take().expect("serde asks for a value only after its key");
+        seed.deserialize(Reader { node, key, ..self.reader })
     }
 }
 
@@ -433,7 +435,13 @@ impl<'n> Choice<'n, '_> {
     fn content(&self) -> Result<Reader<'n, '_>, Failure> {
         match self.content {
             Some(node) => Ok(Reader { node, ..self.reader }),
-            None => Err(de::Error::custom(format!("`{0}` wants its settings: `{0}: {{...}}`", self.variant))),
+            None => {
+                let (Reader { node, key, .. }, variant) = (self.reader, self.variant);
+                let hint = format!("write `{key}: {{ {variant}: {{}} }}`");
+                let message = format!("`{variant}` wants its settings, which may be empty");
+                self.reader.report(node.place, message, Some(hint));
+                Err(Failure::Reported)
+            }
         }
     }
 }

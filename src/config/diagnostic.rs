@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::tree::Place;
-use skewtrap_core::rule::guard::nearest;
+use skewtrap_core::suggest::nearest;
 
 /// How serious a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -169,9 +169,9 @@ impl<'t> Findings<'t> {
         }
     }
 
-    /// Whether any error was found.
-    pub fn has_errors(&self) -> bool {
-        self.found.iter().any(Diagnostic::is_error)
+    /// How many errors were found so far.
+    pub fn errors(&self) -> usize {
+        self.found.iter().filter(|d| d.is_error()).count()
     }
 
     /// All problems, in the order of the file.

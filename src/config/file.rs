@@ -9,13 +9,14 @@ use serde::Deserialize;
 
 use super::address;
 use super::capture::{CaptureText, HttpText, capture_of, texts};
+use super::condition::TriggerText;
 use super::de::{Field, TextOr, did_you_mean, keys_of, read_among};
 use super::diagnostic::{Diagnostic, Findings};
 use super::discover::{self, Discover, DiscoverText};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{self, Receiver, ReceiverText};
-use super::rule::{CheckedRule, Notified, RuleText};
+use super::rule::{CheckedRule, LimitsText, Notified, RuleText};
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
@@ -259,14 +260,17 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
 }
 
 /// The mappings whose keys are sought at another level, and how each is called.
-fn mappings() -> [(&'static str, &'static [&'static str]); 6] {
+fn mappings() -> [(&'static str, &'static [&'static str]); 9] {
     [
         ("at the top of the file", keys_of::<FileText>()),
         ("under `targets[]`", keys_of::<TargetText>()),
         ("under `rules[]`", keys_of::<RuleText>()),
+        ("under `rules[].trigger`", keys_of::<TriggerText>()),
+        ("under `rules[].limits`", keys_of::<LimitsText>()),
         ("under `capture.http`", keys_of::<HttpText>()),
         ("under `budget`", keys_of::<BudgetText>()),
         ("under `keep`", keys_of::<KeepText>()),
+        ("under `storm_cap`", keys_of::<StormText>()),
     ]
 }
 

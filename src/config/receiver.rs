@@ -41,7 +41,7 @@ pub struct ReceiverText {
     min_severity: Field<Severity>,
     /// Takes messages of rules, groups or targets that carry each of these labels.
     labels: Field<BTreeMap<String, Field<String>>>,
-    /// Takes only these updates: fired, refused, captured, verdict, resolved, died. Default: all.
+    /// Takes only these updates: fired, refused, captured, verdict, resolved, returned, died. Default: all.
     updates: Field<Vec<Field<Update>>>,
     /// Whether it also takes those of rules that name no receiver. Default `true`.
     by_default: Field<bool>,

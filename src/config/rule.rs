@@ -21,9 +21,10 @@ use super::quantity::Span;
 use super::tree::Place;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::Limits;
-use skewtrap_core::rule::guard::{GuardError, nearest};
-use skewtrap_core::rule::{Guard, Rule, Severity};
+use skewtrap_core::rule::guard::GuardError;
+use skewtrap_core::rule::{Guard, Rule, Severity, Statistic, Trigger};
 use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::suggest::nearest;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 
@@ -49,7 +50,8 @@ pub struct RuleText {
     /// When it fires.
     #[cfg_attr(test, schemars(extend("x-required" = true)))]
     trigger: Field<TriggerText>,
-    /// When it stops firing. Default: the trigger's own bounds, three quarters of its chance, for 10s.
+    /// When it stops firing. Default: the trigger's bounds (`departure` at 0.7 of its bound), `within_chance` at 0.75
+    /// of `beyond_chance`, for 10s or twice the trigger's `for`, whichever is longer.
     clear: Field<TriggerText>,
     /// Keep firing this long after the clear held. Default 0s.
     keep_firing_for: Field<Span>,
@@ -108,6 +110,8 @@ pub struct CheckedRule {
     pub file: Arc<str>,
     /// The place of its name.
     pub place: Place,
+    /// Whether something of it was an error: then it is not what was meant.
+    pub has_errors: bool,
 }
 
 /// A receiver that a rule names.
@@ -148,6 +152,7 @@ pub fn check(
     parent: &Settings,
     findings: &mut Findings<'_>,
 ) -> Option<CheckedRule> {
+    let errors_before = findings.errors();
     let mut settings = Settings::over(findings.file().clone(), parent);
     let name = check_name(&text.name, place, findings);
     settings.record_option("name", name.as_deref(), text.name.place());
@@ -186,7 +191,7 @@ pub fn check(
         let at = text.min_members.place().unwrap_or(place);
         findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
     }
-    let min_impact = min_impact_of(text, findings);
+    let min_impact = min_impact_of(text, trigger.as_ref(), findings);
     let at = [&text.across.place(), &text.within.place(), &text.trigger.place()].into_iter().find_map(|p| *p);
     check_factors(trigger.as_ref(), &across, &within, at.unwrap_or(place), findings);
     let severity = text.severity.or(Severity::Warning);
@@ -222,11 +227,16 @@ pub fn check(
         labels,
     };
     let place = text.name.place().unwrap_or(place);
-    Some(CheckedRule { rule, settings, file: findings.file().clone(), place })
+    let has_errors = findings.errors() > errors_before;
+    Some(CheckedRule { rule, settings, file: findings.file().clone(), place, has_errors })
 }
 
 /// `min_impact`, or what is written under its old name.
-fn min_impact_of<'t>(text: &'t RuleText, findings: &mut Findings<'_>) -> &'t Field<f64> {
+fn min_impact_of<'t>(
+    text: &'t RuleText,
+    trigger: Option<&Trigger>,
+    findings: &mut Findings<'_>,
+) -> &'t Field<f64> {
     if let Some(at) = text.min_harm.place() {
         match text.min_impact.is_absent() {
             true => {
@@ -245,6 +255,13 @@ fn min_impact_of<'t>(text: &'t RuleText, findings: &mut Findings<'_>) -> &'t Fie
     {
         let hint = Some("write 0.05, say".into());
         findings.error(at, "`min_impact` is a share of the requests, from 0 to 1", hint);
+    }
+    let knows_impact = trigger.is_none_or(|t| t.conditions.iter().any(|c| c.statistic == Statistic::Factors));
+    if let Some(at) = field.place()
+        && !knows_impact
+    {
+        let message = "`min_impact` applies to rules on `factors` only: the impact of no other is known";
+        findings.warn(at, message, Some("take it out; `limits` says how often this rule captures".into()));
     }
     field
 }

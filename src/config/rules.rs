@@ -232,7 +232,7 @@ impl RuleList<'_> {
             }
         };
         let entries = parsed.as_ref().and_then(|r| r.rules.get()).map_or(&[][..], Vec::as_slice);
-        if entries.is_empty() && !findings.has_errors() {
+        if entries.is_empty() && findings.errors() == 0 {
             let place = parsed.as_ref().and_then(|r| r.rules.place()).unwrap_or_default();
             findings.error(place, NO_RULES, Some("begin with `rules:`, and a rule below".into()));
         }

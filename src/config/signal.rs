@@ -20,12 +20,12 @@ use super::quantity::Span;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::target::Target;
 use super::tree::Place;
-use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::catalog::{Catalog, Kind, UserSignal};
 use skewtrap_core::signal::intake::OwnSignals;
 use skewtrap_core::signal::own_metric::{MetricStat, OwnMetric};
 use skewtrap_core::signal::pattern::Pattern;
 use skewtrap_core::signal::sample::{Signal, TargetId};
+use skewtrap_core::suggest::nearest;
 
 /// Default interval of a query.
 const EVERY: Duration = Duration::from_secs(5);
@@ -344,7 +344,11 @@ fn metric_of(text: &SignalText, findings: &mut Findings<'_>) -> Option<OwnSource
         findings.error(at, format!("a histogram is named without `{part}`"), Some(hint));
     }
     if let Some(at) = text.kind.place() {
-        findings.error(at, "`stat` says it all where there is a `metric`", Some("take `kind` out".into()));
+        findings.error(
+            at,
+            "`kind` cannot be combined with `metric`: `stat` decides",
+            Some("take `kind` out".into()),
+        );
     }
     let mut wrong = Vec::new();
     let stat = stat_of(text, &mut wrong);

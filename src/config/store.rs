@@ -180,6 +180,7 @@ pub(super) fn store_of(
     let keep_local = optional(settings, "upload.keep_local", &text.keep_local).map(|s| s.0);
     let raw = settings.resolve("upload.raw", &text.raw, false);
     let secrets = settings.resolve("upload.secrets", &text.secrets, false);
+    let loss_place = on_lease_loss.place();
     let on_lease_loss = settings.resolve("on_lease_loss", on_lease_loss, OnLeaseLoss::default());
     let lease_place = lease.place();
     let lease = lease_of(lease, &named, findings);
@@ -190,9 +191,14 @@ pub(super) fn store_of(
             let hint = "name one: `store: s3://BUCKET/PREFIX`";
             findings.error(place, "`lease` is that of a pool, which needs a `store`", Some(hint.into()));
         }
-        if let Some(place) = upload.place() {
-            let hint = "name one: `store: s3://BUCKET/PREFIX`";
-            findings.warn(place, "`upload` says how, but there is no `store`", Some(hint.into()));
+        for (key, place) in
+            [("upload", upload.place()), ("pool", pool.place()), ("on_lease_loss", loss_place)]
+        {
+            // A `lease` without a store is an error that says the same.
+            if let (Some(place), None) = (place, lease_place) {
+                let hint = "name one: `store: s3://BUCKET/PREFIX`";
+                findings.warn(place, format!("`{key}` has no effect without `store`"), Some(hint.into()));
+            }
         }
         return None;
     };

@@ -229,12 +229,12 @@ pub fn load(file: &str, text: &str) -> (Option<TestFile>, Vec<Diagnostic>) {
     let rules = rules.into_iter().map(|(n, _)| n.to_owned()).collect();
     let texts = parsed.tests.get().into_iter().flatten().filter_map(Field::placed);
     let tests: Vec<Test> = texts.filter_map(|(t, at)| test_of(t, at, &mut findings)).collect();
-    if parsed.tests.get().is_none_or(Vec::is_empty) && !findings.has_errors() {
+    if parsed.tests.get().is_none_or(Vec::is_empty) && findings.errors() == 0 {
         findings.error(Place::default(), "the file has no tests", Some("begin with `tests:`".into()));
     }
     let mut settings = Settings::of(findings.file().clone());
     let signals = signals_of(&parsed.signals, &mut settings, &mut findings);
-    let is_ok = !findings.has_errors();
+    let is_ok = findings.errors() == 0;
     (is_ok.then_some(TestFile { rules, signals, tests }), findings.into_sorted())
 }
 

@@ -32,7 +32,7 @@ const CORE_LAYERS: &[&[&str]] = &[
     &["onset"],
     &["finding"],
     &["signal"],
-    &["factor", "printable", "amount"],
+    &["factor", "printable", "suggest", "amount"],
     &["dice"],
 ];
 

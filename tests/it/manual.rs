@@ -75,6 +75,7 @@ fn every_example_in_the_tables_is_right() {
             format!("rules:\n  - {{ name: x, signal: load, trigger: {braced} }}\n"),
             rule(&format!("{trigger}, capture: {{ http: {braced} }}")),
             rule(&format!("{trigger}, {example}")),
+            rule(&format!("trigger: {{ factors: any }}, {example}")),
             format!("rules:\n  - {{ signal: load, {trigger}, {example} }}\n"),
             format!("rules:\n  - {{ name: x, {trigger}, {example} }}\n"),
             rule(example),

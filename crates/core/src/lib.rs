@@ -17,4 +17,5 @@ pub mod printable;
 pub mod rule;
 pub mod signal;
 pub mod status;
+pub mod suggest;
 pub mod watch;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Clause, ConditionText, Context, TriggerText, clause_of, describe};
+use super::{Clause, ConditionText, Context, TriggerText, clause_of, describe, does_not_apply};
 use crate::config::de::Field;
 use crate::config::diagnostic::Findings;
 use crate::config::effective::Settings;
 use crate::config::quantity::Span;
 use crate::config::tree::Place;
-use skewtrap_core::rule::{Combine, Direction, Statistic, Trigger};
+use skewtrap_core::rule::{Combine, Condition, Direction, Statistic, Trigger};
 
 /// Checks a clear, or derives it from the trigger.
 pub fn clear_of(
@@ -32,8 +32,10 @@ pub fn clear_of(
         let mut derived = derived_clear(trigger);
         settings.record_option("clear.within_chance", text.within_chance.get(), text.within_chance.place());
         derived.hold = settings.resolve("clear.for", &text.hold, Span(derived.hold)).0;
+        check_lone_keys(&text.as_condition(), trigger, findings);
         if let Some((k, _)) = text.within_chance.placed() {
-            derived.conditions.iter_mut().for_each(|c| c.chance = Some(*k));
+            let takes_it = |c: &&mut Condition| does_not_apply("within_chance", c.statistic).is_none();
+            derived.conditions.iter_mut().filter(takes_it).for_each(|c| c.chance = Some(*k));
         }
         settings.record_unset("clear", describe(Clause::Clear, &derived));
         derived
@@ -46,6 +48,22 @@ pub fn clear_of(
     }
     check_hysteresis(text, place, trigger, &clear, findings);
     Some(clear)
+}
+
+/// Of a clear that takes the trigger's statistics: what it says beside `for` and `within_chance` nobody reads.
+fn check_lone_keys(text: &ConditionText, trigger: &Trigger, findings: &mut Findings<'_>) {
+    for (name, at) in text.modifiers() {
+        if name == "within_chance" {
+            let odd: Vec<_> =
+                trigger.conditions.iter().filter_map(|c| does_not_apply(name, c.statistic)).collect();
+            if let Some((message, hint)) = odd.first().filter(|_| odd.len() == trigger.conditions.len()) {
+                findings.error(at, message, Some((*hint).into()));
+            }
+        } else {
+            let message = format!("the clear has `{name}` without a statistic, so it would do nothing");
+            findings.error(at, message, Some("write the statistic and its bound beside it".into()));
+        }
+    }
 }
 
 fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText, settings: &mut Settings) {

@@ -141,6 +141,55 @@ fn a_bound_at_the_even_value_is_right_where_chance_or_the_past_decides() {
 }
 
 #[test]
+fn a_key_that_would_do_nothing_beside_its_statistic_is_an_error() {
+    let learned = "`factors` has a learned bound; `beyond_chance` does not apply (remove it; `budget.false_alarms` sets the bound)";
+    assert_reported(&[
+        ("load", "trigger: { factors: any, beyond_chance: 1 }", learned),
+        ("load", "trigger: { factors: any, smooth: 60s }", "error: `smooth` does not apply to `factors`"),
+        (
+            "load",
+            "trigger: { factors: any, above_baseline: 5 }",
+            "error: `above_baseline` does not apply to `factors`",
+        ),
+        (
+            "load",
+            "trigger: { factors: any }, clear: { within_chance: 1 }",
+            "error: `within_chance` does not apply to `factors`",
+        ),
+        (
+            "load",
+            "trigger: { departure: 5, beyond_chance: 4 }",
+            "error: `beyond_chance` does not apply to `departure`",
+        ),
+        (
+            "load",
+            "trigger: { departure: 5 }, clear: { departure: 3, within_chance: 4 }",
+            "error: `within_chance` does not apply to `departure`",
+        ),
+        (
+            "load",
+            "trigger: { all: [{ cv: 0.3 }, { gini: 0.3 }], smooth: 5s }",
+            "error: `smooth` beside a list of conditions (put it into the list)",
+        ),
+        (
+            "load",
+            "trigger: { cv: 0.3 }, clear: { smooth: 5s }",
+            "error: the clear has `smooth` without a statistic, so it would do nothing",
+        ),
+    ]);
+    // The side and the hold of a departure of factors do count.
+    assert_eq!(report("load", "trigger: { factors: any, side: high, for: 5s }, clear: { for: 30s }"), "");
+}
+
+#[test]
+fn a_condition_whose_factors_are_wrong_leaves_no_rule() {
+    let text = "rules: [{ name: a, signal: load, trigger: { factors: [shares] } }]\n";
+    let loaded = load([("r.yaml", text)], &Catalog::default(), &CaptureSpec::None);
+    assert_eq!(loaded.rules.len(), 0, "{:?}", loaded.rules);
+    assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
+}
+
+#[test]
 fn a_clear_that_never_or_always_holds_or_looks_the_other_way_is_an_error() {
     assert_reported(&[
         (

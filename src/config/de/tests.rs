@@ -85,7 +85,10 @@ fn choices_are_written_as_keys_and_wrong_ones_are_told() {
     let (_, problems) = read_all("capture: { htp: {} }\n");
     assert_eq!(problems, "1:12 unknown choice `htp` (did you mean `http`?)");
     let (_, problems) = read_all("capture: http\n");
-    assert_eq!(problems, "1:10 `http` wants its settings: `http: {...}`");
+    assert_eq!(
+        problems,
+        "1:10 `http` wants its settings, which may be empty (write `capture: { http: {} }`)"
+    );
     let (_, problems) = read_all("capture: { http: {}, none: {} }\n");
     assert_eq!(problems, "1:22 exactly one of `none`, `http` is wanted here, not 2");
 }

@@ -120,7 +120,7 @@ budgt: {}
            |
          4 |   - { name: a b, logs: [] , zone: Mars }
            |                             ^^^^
-          = did you mean `role`?
+          = `zone` belongs at the top of the file
         error: skewtrap.yaml:6:13: `load` is a built-in signal
            |
          6 |   - { name: load, pattern: 'x=(?<value>[0-9]+)' }
@@ -344,7 +344,7 @@ rules: []
         "a further metrics page needs its address",
         "a histogram is named without `_bucket`",
         "unknown `stat`: `p100`",
-        "`stat` says it all where there is a `metric`",
+        "`kind` cannot be combined with `metric`: `stat` decides",
         "`stat` is of a `metric`, and there is none",
         "`metric` and `pattern` in one signal",
     ] {
@@ -408,7 +408,9 @@ fn what_is_wrong_with_a_store_is_told_without_its_secret() {
         ("store: s3://", "names no bucket and no folder"),
         ("store: s3://key:s3cr3t@traces", "they belong into the environment"),
         ("store: file:///tmp\npool: a/b", "`a/b` is no name of a pool"),
-        ("upload: { raw: true }", "there is no `store`"),
+        ("upload: { raw: true }", "`upload` has no effect without `store`"),
+        ("pool: prod", "`pool` has no effect without `store`"),
+        ("on_lease_loss: local_budget", "`on_lease_loss` has no effect without `store`"),
     ] {
         let told = problems(text);
         assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
@@ -505,11 +507,40 @@ fn a_key_at_another_level_is_told_where_it_belongs() {
             "targets: [{ url: 'http://a:1', watch_only: true }]\n",
             "`watch_only` belongs at the top of the file",
         ),
+        ("targets: [{ url: 'http://a:1', zone: UTC }]\n", "`zone` belongs at the top of the file"),
+        (
+            "targets: [{ url: 'http://a:1' }]\nbudget: { captures: 2 }\n",
+            "`captures` belongs under `rules[].limits`",
+        ),
+        ("targets: [{ url: 'http://a:1' }]\nfoo: 1\n", "known here: targets, discover,"),
         // The nearest key of its own mapping is the better guess.
         ("targets: [{ url: 'http://a:1', log: [a.log] }]\n", "did you mean `logs`?"),
         ("targets: [{ url: 'http://a:1' }]\ncolour: 1\n", "known here: targets, discover,"),
     ] {
         assert!(problems(text).contains(wanted), "{wanted}: {}", problems(text));
+    }
+}
+
+#[test]
+fn what_is_written_in_place_of_a_mapping_is_answered_with_the_mapping() {
+    let receiver =
+        |means: &str| format!("targets: [{{ url: 'http://a:1' }}]\nreceivers: [{{ name: a, {means} }}]\n");
+    let rule = |keys: &str| format!("rules: [{{ name: a, signal: load, {keys} }}]\n");
+    let trigger = |text: &str| rule(&format!("trigger: {text}"));
+    for (text, wanted) in [
+        (receiver("slack: 'https://hooks.slack.com/x'"), "write `slack: { url: { env: SLACK_URL } }`"),
+        (receiver("webhook: 'http://hook/s3cret'"), "write `webhook: { url: { env: WEBHOOK_URL } }`"),
+        (trigger("max_over_mean > 2"), "write `trigger: { max_over_mean: 2 }`"),
+        (trigger("load is uneven"), "write for example `trigger: { max_over_mean: 1.5, for: 3s }`"),
+        (rule("trigger: { cv: 0.3 }, capture: http"), "write `capture: { http: {} }`"),
+        (
+            "log: /var/log/x\n".to_owned(),
+            "`log` is the agent's log format; the server's log goes under `targets[].logs`",
+        ),
+    ] {
+        let told = problems(&text);
+        assert!(told.contains(wanted), "no {wanted} in:\n{told}");
+        assert!(!told.contains("s3cret") && !told.contains("slack.com"), "an address may be a key:\n{told}");
     }
 }
 

@@ -100,7 +100,7 @@ fn the_rule_of_the_design_is_read() {
 fn the_old_name_of_the_least_impact_is_read_with_a_warning() {
     let with = |lines: &str| {
         loaded(&format!(
-            "rules:\n  - name: a\n    signal: load\n    trigger: {{ max_over_mean: 1.5, for: 3s }}\n{lines}"
+            "rules:\n  - name: a\n    signal: load\n    trigger: {{ factors: any, for: 3s }}\n{lines}"
         ))
     };
     let old = with("    min_harm: 0.2\n");
@@ -115,6 +115,24 @@ fn the_old_name_of_the_least_impact_is_read_with_a_warning() {
     assert!(both.diagnostics.iter().any(|d| d.is_error() && d.to_string().contains("is set too")));
     let new = with("    min_impact: 0.1\n");
     assert!(new.diagnostics.is_empty() && new.rules[0].rule.min_impact == 0.1, "{:?}", new.diagnostics);
+}
+
+#[test]
+fn a_rule_with_an_error_is_marked_and_the_one_beside_it_is_not() {
+    let found = loaded(
+        "rules:\n  - { name: a, signal: load, trigger: { max_over_mean: 0.5 } }\n  - { name: b, signal: load, trigger: { cv: 0.3 } }\n",
+    );
+    let marked: Vec<_> = found.rules.iter().map(|r| (&*r.rule.name, r.has_errors)).collect();
+    assert_eq!(marked, [("a", true), ("b", false)]);
+}
+
+#[test]
+fn a_least_impact_where_none_is_known_is_a_warning() {
+    let found =
+        loaded("rules:\n  - { name: a, signal: load, trigger: { max_over_mean: 2 }, min_impact: 0.9 }\n");
+    let [warning] = &found.diagnostics[..] else { panic!("{:?}", found.diagnostics) };
+    assert!(!warning.is_error(), "{warning}");
+    assert!(warning.message.contains("`min_impact` applies to rules on `factors` only"), "{warning}");
 }
 
 #[test]

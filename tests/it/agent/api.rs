@@ -356,6 +356,9 @@ async fn the_command_line_shows_what_the_agent_shows() {
     assert!(err.contains("the agent has no rule `dp-load-skw`; it has dp-load-skew"), "{err}");
     let (_, out, _) = ask(&["signals"]).await;
     assert!(out.contains("DP1") && out.contains("0~"), "{out}");
+    let (code, out, err) = ask(&["signals", "--target", "zz"]).await;
+    assert_eq!((code, &*out), (1, ""), "{err}");
+    assert!(err.contains("no target is called `zz`; there are server"), "{err}");
     let (_, out, _) = ask(&["incidents", "--json"]).await;
     let incidents: Value = serde_json::from_str(&out).unwrap();
     let id = incidents[0]["id"].as_str().unwrap();

@@ -26,8 +26,12 @@ fn silence(dir: &Path, url: &str, body: &str) -> String {
 }
 
 fn silence_by(token: &str, url: &str, body: &str) -> String {
+    post_by(token, url, "silence", body)
+}
+
+fn post_by(token: &str, url: &str, path: &str, body: &str) -> String {
     let request = format!(
-        "POST /api/v1/silence HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         token.trim(),
         body.len()
     );
@@ -45,6 +49,16 @@ fn a_silence_names_what_exists_outlives_a_restart_and_can_be_ended() {
         wrong.starts_with("HTTP/1.1 404") && wrong.contains("no target is called `elsewhere`"),
         "{wrong}"
     );
+    // Whoever names a target that is none hears which there are, whatever was asked for.
+    let token = fs::read_to_string(dir.path().join("state/api-token")).expect("its own token");
+    for path in ["silence", "resume", "stop", "capture"] {
+        let more = if path == "silence" { r#", "for_s": 60"# } else { "" };
+        let wrong = post_by(&token, &url, path, &format!(r#"{{"target": "zz"{more}}}"#));
+        assert!(
+            wrong.starts_with("HTTP/1.1 404") && wrong.contains("no target is called `zz`; there are "),
+            "{path}: {wrong}"
+        );
+    }
     let none = silence(dir.path(), &url, r#"{"rule": "skew", "for_s": 0}"#);
     assert!(none.contains("there was no such silence"), "{none}");
     let right = silence(dir.path(), &url, r#"{"rule": "skew", "for_s": 3600, "why": "load test"}"#);

@@ -67,22 +67,6 @@ impl PartialEq for Guard {
     }
 }
 
-/// The nearest of `known` to `name`, if it is near at all.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let allowed = (name.chars().count() / 3).max(2);
-    let known: Vec<&str> = known.into_iter().collect();
-    // A word that was cut short is nearer than its distance says.
-    if let Some(longer) = known.iter().find(|k| name.len() >= 3 && k.starts_with(name)) {
-        return Some((*longer).to_owned());
-    }
-    known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(name, k), k))
-        .filter(|(distance, k)| *distance <= allowed && *distance < k.chars().count())
-        .min()
-        .map(|(_, k)| k.to_owned())
-}
-
 impl Guard {
     /// Parses and checks `source`, which may name the signals of `catalog`.
     ///

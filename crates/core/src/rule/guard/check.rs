@@ -7,9 +7,10 @@ use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::CelDouble;
 
 use super::library::OURS;
-use super::{FUNCTIONS, GuardError, age_of, nearest};
+use super::{FUNCTIONS, GuardError, age_of};
 use crate::signal::catalog::Catalog;
 use crate::signal::sample::Signal;
+use crate::suggest::nearest;
 
 /// Checks names and arguments and makes integer literals doubles, on the way down.
 pub(super) struct Checker<'a> {
