@@ -205,7 +205,10 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             None if !tuned.is_judged => {
                 anstream::println!("  never judged here: its signal, or a group of it, never arrived");
             }
-            None if report.is_too_short() => anstream::println!("  none is advised: {}", report.too_short()),
+            // What advice needs is said once, at the end.
+            None if report.is_too_short() => {
+                anstream::println!("  none is advised: the recordings are too short");
+            }
             None => anstream::println!(
                 "  no bound that {} can reach stays within {} a day here",
                 counted(tuned.ranks, "rank"),

@@ -92,7 +92,7 @@ pub enum CaptureState {
 }
 
 impl CaptureState {
-    /// The word of the JSON, and of the replay format: `none|would_start|refused|open|done|failed`.
+    /// The word of the JSON, and of the replay format: `none|undecided|would_start|refused|open|done|failed`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::None => "none",
