@@ -166,7 +166,7 @@ function incidentMarks(data, x, begin) {
     ends[m.lane] = Math.max(ends[m.lane] || 0, m.x2);
   }
   const marks = (top, height) => found.map(m => {
-    const name = rankName(m.i.finding.rank) + " " + m.i.rule, letters = Math.floor((m.x2 - m.x1 - 8) / 6.6);
+    const name = rankName(m.i.finding.rank) + " " + m.i.rule, letters = Math.floor((m.x2 - m.x1 - 8) / 7.6);
     const began = m.from >= begin ? [svg("line", { class: "onset", x1: m.x1, x2: m.x1, y1: m.lane * LANE + 2, y2: top + height })] : [];
     const label = letters >= 3 ? [text(m.x1 + 5, m.lane * LANE + 14, name.length > letters ? name.slice(0, letters - 1) + "…" : name, "flag")] : [];
     const said = `incident: ${name}, since ${clock(m.from)}` + (m.i.resolved_at ? `, over at ${clock(m.i.resolved_at)}` : "");
