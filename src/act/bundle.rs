@@ -363,8 +363,11 @@ impl Bundles {
     /// cannot be written keeps no other from being completed.
     pub fn recover(&self, known: &[Record], now: Time) -> (Vec<Recovered>, Vec<BundleError>) {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
+        // That there is no such folder, whoever opened it has told.
+        if !self.root.is_dir() {
+            return (found, errors);
+        }
         let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return (found, errors),
             Err(error) => {
                 errors.push(failed(&self.root, error));
                 return (found, errors);

@@ -237,7 +237,7 @@ mod tests {
     use crate::agent::{Run, StartedAgent};
     use crate::clock::Clock;
     use crate::config::file::load;
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::oneshot;
 
     /// One that has begun and watches nothing.
     async fn begun(dir: &std::path::Path) -> StartedAgent {
@@ -250,9 +250,9 @@ mod tests {
         let run = Run {
             clock: Clock::start(),
             cancel: tokio_util::sync::CancellationToken::new(),
-            reloads: mpsc::channel(1).1,
+            reloads: std::sync::Arc::default(),
             on_effect: Box::new(|_| {}),
-            reload: Box::new(|| anyhow::bail!("nothing is read again")),
+            reload: std::sync::Arc::new(|| anyhow::bail!("nothing is read again")),
             serves: false,
             background: None,
         };

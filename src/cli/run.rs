@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
 use self::configuration::config_and_files;
@@ -192,6 +190,9 @@ fn run_node(_: &Config, _: Option<String>) -> anyhow::Result<ExitCode> {
 
 #[cfg(feature = "fleet")]
 fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    use tokio_util::sync::CancellationToken;
+
     use crate::agent::node::{self, NodePlan};
     use skewtrap_core::capture::path_map::PathMap;
     let Some(store) = config.store.clone() else {

@@ -577,14 +577,16 @@ fn begins_anew(before: &Counters, now: &Counters) -> bool {
             admissions,
             finished,
             prompt_tokens,
+            computed_tokens,
             cached_tokens,
             decode_tokens,
             steps,
             prefill_steps,
         } = *of;
-        [admissions, finished, prompt_tokens, cached_tokens, decode_tokens, steps, prefill_steps]
+        let tokens = [prompt_tokens, computed_tokens, cached_tokens, decode_tokens];
+        tokens.into_iter().chain([admissions, finished, steps, prefill_steps])
     };
-    let pairs = || totals(before).into_iter().zip(totals(now)).filter_map(|(before, now)| before.zip(now));
+    let pairs = || totals(before).zip(totals(now)).filter_map(|(before, now)| before.zip(now));
     pairs().all(|(before, now)| now <= before) && pairs().any(|(before, now)| now < 0.5 * before)
 }
 
