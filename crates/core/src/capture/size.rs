@@ -54,7 +54,7 @@ const SEEN_FROM: Duration = Duration::from_millis(20);
 /// As much of what is booked may be no writing: steps that ended late, lines that waited for their batch. Of seven
 /// windows beside a real server what was booked exceeded what clients saw by up to 170 ms.
 const BOOKED_BEYOND: Duration = Duration::from_millis(200);
-/// A silence that may have been no longer than known but for that raises the known rate as if it were so many times it.
+/// Silences that may have been no longer than known but for that raise the known rate to no more than so many times.
 const MOST_RAISED: f64 = 1.5;
 
 /// What is recorded, by its cost.
@@ -146,6 +146,8 @@ pub struct WindowCosts {
     /// By what was recorded, in the order of [`Recorded::ALL`].
     bytes_per_step: [Option<Factor>; 4],
     s_per_byte: Option<Factor>,
+    /// Seconds a byte as the last window showed them whose silence was surely its writing; else of the first one.
+    surely: f64,
 }
 
 /// What stands in for what the windows of a server have not taught yet.
@@ -230,9 +232,18 @@ impl WindowCosts {
         let per_byte = rate_of(past.stall).max(LEAST_RATE);
         let known = self.s_per_byte.map_or(per_byte, |rate| rate.mean.exp());
         let is_far_beyond = past.predicted.is_some_and(|predicted| past.stall > predicted * 2);
-        // A small file's silence is mostly not its writing: it raises what is known, and does not replace it.
+        // A small file's silence is mostly not its writing: it raises what is known, and does not replace it, nor do many
+        // of them together.
         let may_be_known = rate_of(past.stall.saturating_sub(BOOKED_BEYOND)) <= known && !is_far_beyond;
-        let per_byte = if may_be_known { per_byte.min(known * MOST_RAISED) } else { per_byte };
+        let is_sure = self.s_per_byte.is_none() || !may_be_known;
+        let per_byte = if is_sure {
+            per_byte
+        } else {
+            per_byte.min(known.max(self.surely * MOST_RAISED)).min(known * MOST_RAISED)
+        };
+        if is_sure || per_byte < self.surely {
+            self.surely = per_byte;
+        }
         let times = per_byte / known;
         // What a host's slowdown was measured to be below that says little of how it writes.
         let is_told = past.slowness.is_some_and(|times| times <= 1.0 || times >= SLOW_FROM);

@@ -390,9 +390,12 @@ impl Channel {
         self.known.share.evens_out(rank, effect, is_told)
     }
 
-    /// A trouble of the shares has lasted for so long that it is usual from now on.
-    pub fn takes_shares_for_usual(&mut self, newest: i64, window: i64) {
-        self.known.share.remember_usual();
+    /// A trouble has lasted for so long that the shares are usual from now on; `is_of_shares`: it is one of theirs, after
+    /// which they may come back.
+    pub fn takes_shares_for_usual(&mut self, newest: i64, window: i64, is_of_shares: bool) {
+        if is_of_shares {
+            self.known.share.remember_usual();
+        }
         self.relearn_shares(newest, window);
     }
 

@@ -567,7 +567,7 @@ impl Detector {
     ) -> Vec<Change> {
         let StepContext { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
-        let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
+        let Some(at) = candidates.iter().position(|c| !self.is_wake(channel, c, moment)) else {
             self.suspected.clear();
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
@@ -576,8 +576,8 @@ impl Detector {
             }
             return Vec::new();
         };
-        let all =
-            candidates.iter().filter(|c| !self.is_wake(channel, c, moment)).map(Candidate::seen).collect();
+        // Whether the later ones are part of a wake is asked once they are the first: it costs a search each.
+        let (first, all) = (candidates[at], candidates[at..].iter().map(Candidate::seen).collect());
         if !self.is_confirmed(&first, all, moment) {
             return Vec::new();
         }

@@ -47,20 +47,21 @@ pub fn is_quoted(front: &[u8]) -> bool {
 }
 
 /// What stands before the engine's words within `{"stream": "stdout", "log": "`, which containers and collectors of
-/// logs write around a line; all of it where they have written nothing. One object, whose text is its own: what a
-/// request brings is an object within another, or has its quotes escaped.
+/// logs write around a line; all of it where they have written nothing. The text is a string of the outermost object:
+/// what a request brings is in an object that is open still, or has its quotes escaped.
 pub fn unwrapped(front: &[u8]) -> &[u8] {
-    const KEYS: [&[u8]; 3] = [b"\"log\"", b"\"message\"", b"\"msg\""];
-    let Some(inside) = front.strip_prefix(b"{").filter(|inside| !inside.contains(&b'{')) else {
-        return front;
-    };
+    let Some(inside) = front.strip_prefix(b"{") else { return front };
     let text_of = |key: &&[u8]| {
         let (before, value) = inside.split_at(memchr::memmem::find(inside, key)? + key.len());
         let text = value.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
-        (!before.contains(&b'\\')).then_some(text)
+        let count = |brace: u8| before.iter().filter(|b| **b == brace).count();
+        (!before.contains(&b'\\') && count(b'{') == count(b'}')).then_some(text)
     };
-    KEYS.iter().find_map(text_of).unwrap_or(front)
+    TEXT_KEYS.iter().find_map(text_of).unwrap_or(front)
 }
+
+/// Under which containers and collectors of logs write a line: Docker and Fluent Bit, Vector, zap, journald, Google Cloud.
+const TEXT_KEYS: [&[u8]; 5] = [b"\"log\"", b"\"message\"", b"\"msg\"", b"\"MESSAGE\"", b"\"textPayload\""];
 
 /// A report of load.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,4 +120,32 @@ pub enum Profile<'a> {
         /// Where, in the server's view.
         dir: Cow<'a, str>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collectors_own_text_is_unwrapped_and_what_a_request_brings_is_not() {
+        let of_collectors = [
+            r#"{"log":"INFO "#,
+            r#"{"stream": "stdout", "log": "INFO "#,
+            r#"{"kubernetes":{"labels":{"app":"vllm"}},"log":"INFO "#,
+            r#"{"@timestamp":"2026-11-24","@metadata":{"beat":"x"},"message":"INFO "#,
+            r#"{"_PID":"7","MESSAGE":"INFO "#,
+        ];
+        for front in of_collectors {
+            assert_eq!(unwrapped(front.as_bytes()), b"INFO ", "{front}");
+            assert!(!is_quoted(front.as_bytes()), "{front}");
+        }
+        for front in [
+            r#"{"event":"request.received","obj":{"message":""#,
+            r#"{"log":"{\"message\": \""#,
+            r#"{"rid":"7","text":""#,
+            r#"{"log":"prompt: '"#,
+        ] {
+            assert!(is_quoted(front.as_bytes()), "{front}");
+        }
+    }
 }

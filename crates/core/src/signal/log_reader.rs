@@ -84,7 +84,7 @@ impl LogReader {
         self.shapes.unreadable()
     }
 
-    /// by how much the stamps of lines differ from their arrival, when the zone or a clock must be wrong, in words.
+    /// By how much the stamps of lines differ from their arrival, when the zone or a clock must be wrong, in words.
     pub fn disagreement(&self) -> Option<String> {
         self.clock.disagreement()
     }

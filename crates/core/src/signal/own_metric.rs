@@ -286,6 +286,10 @@ impl OwnMetrics {
     /// The total of a counter of which a page has these series, first what they had and then what each of them grew.
     fn count(&mut self, key: (SourceId, Rank, usize), series: &[(u64, f64)]) -> f64 {
         let is_first = !self.counted.contains_key(&key);
+        if is_first && self.counted.len() >= MOST_REMEMBERED {
+            self.beyond += 1;
+            return 0.0;
+        }
         let counted = self.counted.entry(key).or_default();
         let had = counted.last.len();
         for &(id, value) in series {

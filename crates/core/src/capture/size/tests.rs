@@ -72,6 +72,10 @@ fn a_small_window_whose_silence_was_not_all_its_writing_refuses_no_next_one() {
     let host_as_usual = Assumed { slowness: Some(1.0), ..Assumed::default() };
     let next = costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL);
     assert!(next.is_ok_and(|next| next.predicted.upper >= 200 * MS), "{next:?}");
+    // Nor do many of them together.
+    let many = std::iter::repeat_n(past(3, 42_000, 250, 230), 12);
+    let costs = WindowCosts::of(std::iter::once(past(14, 186_577, 502, 282)).chain(many));
+    assert!(costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_ok());
     // A large one of the same rate is another rate from now on.
     let large = WindowCosts::of([past(14, 186_577, 502, 282), past(14, 186_577, 1_120, 450)]);
     assert!(large.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_err());

@@ -127,7 +127,7 @@ impl Detector {
         if calm < CALM_FOR {
             self.since = newest + 1;
             if self.behind.is_empty() && self.open.is_none() {
-                channel.takes_shares_for_usual(newest, STANDS_FOR);
+                channel.takes_shares_for_usual(newest, STANDS_FOR, incident.factor == Factor::Share);
             }
             channel.take_for_usual(&incident.ranks, newest, STANDS_FOR);
             self.standing.begin_anew();

@@ -53,7 +53,7 @@ impl Detector {
 
     fn line_seen(&mut self, rank: usize, at: f64) {
         if self.gauges_at.is_none_or(|g| at - g > SOURCE_PATIENCE) {
-            if self.open.is_none() {
+            if self.open.is_none() && self.may_teach_pause(rank) {
                 self.stuck.ended_unseen(at, self.lines[rank].ended_unseen);
             }
             let load = self.lines[rank].load();

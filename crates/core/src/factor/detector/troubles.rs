@@ -365,7 +365,9 @@ impl Detector {
     fn is_much_stronger(&self, trouble: &Incident, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         let is_early = moment.now - trouble.fired <= REBLAME_WITHIN && trouble.reblamed < MOST_REBLAMES;
-        let is_stronger = c.strength >= MUCH_STRONGER * (trouble.deviance / trouble.bound).max(1.0);
+        // As [`Open::note_deviance`]: what lasts shows in ever longer windows.
+        let part = trouble.window as f64 / c.evidence.window.max(trouble.window).max(1) as f64;
+        let is_stronger = c.strength * part >= MUCH_STRONGER * (trouble.deviance / trouble.bound).max(1.0);
         let is_own = || match c.test {
             Some(SPEED | WORK) => true,
             Some(SHARE) => {

@@ -7,6 +7,9 @@ use super::{
 use crate::factor::clock::{FEATURES, Features};
 use crate::factor::observation::{Counters, Gauges, PromptTokens};
 
+/// Tokens that were found in the cache before their prompts are counted are no more: those of the longest prompts.
+const MOST_FOUND_EARLY: f64 = 1e6;
+
 /// What was last read of one rank's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
@@ -105,7 +108,8 @@ impl Totals {
         }
         // vLLM counts what it finds when it schedules a request, and its prompt when that is computed.
         let (all, found) = (all?.max(0.0), cached + self.found_early);
-        self.found_early = (found - all).clamp(0.0, cached);
+        // A long prompt may be computed over several readings; one that was given up is counted by none.
+        self.found_early = (found - all).clamp(0.0, if all > 0.0 { cached } else { MOST_FOUND_EARLY });
         Some(if all > 0.0 { PromptTokens::of(0.0, found, all) } else { PromptTokens::default() })
     }
 
@@ -201,10 +205,13 @@ mod tests {
         let work = brought_by(&[(1000.0, 800.0)]);
         assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{work:?}");
         assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{work:?}");
-        // They are found when a request is scheduled, and its prompt is counted once it is computed.
-        let work = brought_by(&[(0.0, 800.0), (1000.0, 0.0)]);
-        assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{work:?}");
-        assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{work:?}");
+        // They are found when a request is scheduled, and its prompt is counted once it is computed, some readings later.
+        for between in 0..3 {
+            let readings = std::iter::once((0.0, 800.0)).chain(std::iter::repeat_n((0.0, 0.0), between));
+            let work = brought_by(&readings.chain([(1000.0, 0.0)]).collect::<Vec<_>>());
+            assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{between}: {work:?}");
+            assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{between}: {work:?}");
+        }
     }
 
     #[test]
