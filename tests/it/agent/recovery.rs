@@ -414,7 +414,7 @@ async fn a_window_waits_for_that_of_another_agent_on_the_same_server() {
     let folder = dir.path().join("profiles");
     std::fs::create_dir_all(&folder).unwrap();
     let now = skewtrap::clock::Clock::start().now();
-    let other = Holder { agent: "other".into(), process: 7, until: now + Duration::from_secs(20) };
+    let other = Holder { agent: "other".into(), process: 7, until: now + Duration::from_secs(75) };
     let turn = lease::take(&lease::path(Some(&folder), &address), &other, now).unwrap().unwrap();
     let agent = Agent::start(dir.path(), &double);
     let capture_is = |s: &Value, state: &str, reason: Option<&str>| {

@@ -59,6 +59,8 @@ pub struct Play {
     /// Firings that were seen to end.
     pub over: usize,
     pub fired: Option<Incident>,
+    /// What was written last without a message.
+    pub stored: Option<Incident>,
     /// The answer to who asked last.
     pub answer: Option<Result<IncidentId, Refusal>>,
 }
@@ -154,6 +156,7 @@ impl Play {
             reasons: Vec::new(),
             over: 0,
             fired: None,
+            stored: None,
             answer: None,
         }
     }
@@ -187,6 +190,7 @@ impl Play {
                     self.ids.push(Message::of(&incident, update, at(now), &Origin::default()).id);
                     self.fired.get_or_insert(*incident);
                 }
+                Effect::Store { incident } => self.stored = Some(*incident),
                 Effect::Cleared { .. } => self.cleared += 1,
                 Effect::Changed { change, .. } => self.states.push(change.state.word()),
                 _ => {}
@@ -257,6 +261,16 @@ impl Play {
         };
         let outcome = CaptureOutcome::Done(Captured::default());
         news(ended(outcome, end), now + 1.3);
+    }
+
+    /// Another agent's window keeps the one that was started last from its server.
+    pub fn held_up(&mut self, now: f64) {
+        let incident: Arc<str> =
+            self.grants.last().expect("one was started").attempt.incident.as_str().into();
+        let refusal = Refusal::OtherAgent { process: 7, left: Duration::from_secs(75) };
+        self.stored = None;
+        let event = WindowEvent::Refused(Box::new(refusal));
+        self.tell(Event::Window { incident, event }, now);
     }
 
     /// Somebody asks for a window.

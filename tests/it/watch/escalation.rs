@@ -136,6 +136,23 @@ fn the_files_of_two_windows_of_one_incident_bear_marks_of_their_own() {
 }
 
 #[test]
+fn what_another_agent_holds_up_is_asked_for_soon_again_and_told_once() {
+    let mut play = play();
+    play.seconds(0, 5, SKEWED);
+    assert_eq!(play.starts, 1);
+    play.held_up(5.0);
+    play.seconds(5, 9, SKEWED);
+    assert_eq!(play.starts, 1);
+    play.seconds(9, 12, SKEWED);
+    assert_eq!(play.starts, 2);
+    play.held_up(12.0);
+    let stored = play.stored.clone().expect("its bundle says that a window is open");
+    assert_eq!(stored.capture.refused().map(|r| r.reason.word()), Some("other_agent"));
+    assert_eq!((&play.reasons[..], play.edited.len()), (&["other_agent"][..], 0));
+    assert_eq!(play.told, [Update::Fired, Update::Refused]);
+}
+
+#[test]
 fn a_refusal_that_is_news_is_told_once_and_the_wish_is_repeated_when_it_may_have_passed() {
     let mut play = captured();
     play.seconds(7, 66, SKEWED);

@@ -508,10 +508,17 @@ impl Core {
         if !is_manual && again.since(active.incident.fired_at) < AWAITED {
             self.deferred.insert(id.clone(), again);
         }
-        if self.refuse(id, refusal, out)
-            && let Some(active) = self.incidents.get_mut(id)
-        {
-            tell_result(active, Update::Refused, out);
+        let window = active.incident.window();
+        if active.refusal_reported < window {
+            active.refusal_reported = window;
+            self.refuse(id, refusal, out);
+            if let Some(active) = self.incidents.get_mut(id) {
+                tell_result(active, Update::Refused, out);
+            }
+        } else {
+            // Asked for again and refused again: that is kept, and not told anew.
+            active.incident.capture = CaptureOutcome::Refused(Refused::from(refusal));
+            out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
         if is_manual {
             self.manual_is_over(id, now, out);

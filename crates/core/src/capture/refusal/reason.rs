@@ -8,6 +8,8 @@ use super::Refusal;
 
 /// A condition that passes by itself is checked again after this.
 const A_WHILE: Duration = Duration::from_secs(60);
+/// A window of another agent may be over long before the latest end that it told: that is looked at again after this.
+const TURN: Duration = Duration::from_secs(5);
 
 impl Refusal {
     /// Whether it only says that something is not known yet: what is known a moment later may
@@ -33,8 +35,8 @@ impl Refusal {
             | Self::Suppression { left, .. }
             | Self::PoolWindow { left, .. }
             | Self::PoolUnproven { left, .. }
-            | Self::OtherAgent { left, .. }
             | Self::Silenced { left } => Some(*left),
+            Self::OtherAgent { left, .. } => Some((*left).min(TURN)),
             Self::PoolBudget(spent) => spent.again_in(),
             Self::RankWakes { ago, .. } => Some(super::WAKES.saturating_sub(*ago)),
             Self::WindowOpen { .. }
