@@ -52,17 +52,20 @@ impl Agent {
             }
         }
         let is_over = |record: &Record| !self.goes_on(record);
-        for mut record in found.open.into_iter().filter(is_over).collect::<Vec<_>>() {
-            let silenced_until = self.silenced_until(&record);
+        let mut over: Vec<_> = found.open.into_iter().filter(is_over).collect();
+        for record in &mut over {
+            let silenced_until = self.silenced_until(record);
             let bundles = self.store.bundles.clone();
-            self.notifier.send_left(&mut record, silenced_until, self.clock, move |incident| {
+            self.notifier.send_left(record, silenced_until, self.clock, move |incident| {
                 if let Err(error) = bundles.update(incident) {
                     error!("{error}");
                 }
             });
         }
         for record in found.uncompared {
-            self.compare_recovered(record);
+            // Its verdict is put on the incident that was just told to be over.
+            let told = over.iter().find(|told| told.incident.id == record.incident.id);
+            self.compare_recovered(told.cloned().unwrap_or(record));
         }
         for (window, record) in found.left {
             let (id, target) = (window.incident.clone(), window.target.clone());
