@@ -399,6 +399,11 @@ impl Bundles {
         if there.as_ref().is_some_and(|record| record.agent != self.agent) {
             return Ok(None);
         }
+        // Of another user: it is neither ours nor left behind.
+        let denied = |e: io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+        if there.is_none() && fs::read(partial.join(INCIDENT)).is_err_and(denied) {
+            return Ok(None);
+        }
         let mut whole = there.is_some();
         if let Some(record) = known.filter(|_| !whole) {
             write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
@@ -437,7 +442,7 @@ fn is_older(folder: &Path, than: Duration, now: Time) -> bool {
 
 /// Whether a folder has no file with anything in it.
 fn is_empty(folder: &Path) -> bool {
-    let mut entries = fs::read_dir(folder).into_iter().flatten();
+    let Ok(mut entries) = fs::read_dir(folder) else { return false };
     entries.all(|entry| entry.and_then(|entry| entry.metadata()).is_ok_and(|m| m.is_file() && m.len() == 0))
 }
 
