@@ -153,6 +153,17 @@ fn what_another_agent_holds_up_is_asked_for_soon_again_and_told_once() {
 }
 
 #[test]
+fn a_second_window_that_is_held_up_leaves_the_first_one_in_the_bundle() {
+    let mut play = captured();
+    play.seconds(7, 65, WORSE);
+    assert_eq!(play.starts, 2);
+    play.held_up(65.0);
+    let stored = play.stored.clone().expect("its bundle says that a window is open");
+    assert_eq!((stored.window(), stored.capture.state()), (1, play.incident().capture.state()));
+    assert!(stored.capture.captured().is_some() && stored.worse.expect("it got worse").refused.is_some());
+}
+
+#[test]
 fn a_refusal_that_is_news_is_told_once_and_the_wish_is_repeated_when_it_may_have_passed() {
     let mut play = captured();
     play.seconds(7, 66, SKEWED);

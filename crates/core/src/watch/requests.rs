@@ -501,6 +501,10 @@ impl Core {
                 }
                 (None, None) => out.push(refused_effect(active, refusal)),
             }
+            // Its bundle says that a window is open.
+            out.extend(
+                self.incidents.get(id).map(|a| Effect::Store { incident: Box::new(a.incident.clone()) }),
+            );
             return self.watch_escalation(id, refusal.again_in(), now);
         }
         let is_manual = active.trigger.is_manual();
