@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ConditionText;
-use crate::config::de::did_you_mean;
+use crate::config::de::{TextOr, did_you_mean};
 use crate::config::diagnostic::Findings;
 use crate::config::names::names_of;
 use crate::config::tree::Place;
@@ -16,6 +16,9 @@ pub(super) fn factors_of(text: &ConditionText, findings: &mut Findings<'_>) -> F
     let all = [Factor::Share, Factor::Speed, Factor::Work, Factor::Stuck];
     let words: Vec<&str> = all.iter().map(|f| f.word()).chain(["any"]).collect();
     let mut set = FactorSet::NONE;
+    if matches!(names, TextOr::More(list) if list.is_empty()) {
+        findings.error(place, "an empty list of factors", Some("write `any`, or some of them".into()));
+    }
     for (name, at) in names_of(names, place) {
         match all.iter().find(|f| f.word() == name) {
             Some(factor) => set = set.with(*factor),

@@ -183,10 +183,12 @@ fn a_key_that_would_do_nothing_beside_its_statistic_is_an_error() {
 
 #[test]
 fn a_condition_whose_factors_are_wrong_leaves_no_rule() {
-    let text = "rules: [{ name: a, signal: load, trigger: { factors: [shares] } }]\n";
-    let loaded = load([("r.yaml", text)], &Catalog::default(), &CaptureSpec::None);
-    assert_eq!(loaded.rules.len(), 0, "{:?}", loaded.rules);
-    assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
+    for factors in ["[shares]", "[]"] {
+        let text = format!("rules: [{{ name: a, signal: load, trigger: {{ factors: {factors} }} }}]\n");
+        let loaded = load([("r.yaml", &*text)], &Catalog::default(), &CaptureSpec::None);
+        assert_eq!(loaded.rules.len(), 0, "{:?}", loaded.rules);
+        assert_eq!(loaded.diagnostics.len(), 1, "{factors}: {:?}", loaded.diagnostics);
+    }
 }
 
 #[test]
