@@ -112,6 +112,8 @@ struct Collection {
     seen: BTreeMap<PathBuf, FoundFile>,
     /// What was read, by the path.
     read: BTreeMap<PathBuf, NodeFile>,
+    /// Summaries that the store has not taken yet, likewise: reading a trace again would take minutes of a CPU.
+    made: BTreeMap<PathBuf, (FoundFile, NodeFile, (RankId, Vec<u8>))>,
     /// The report as it is in the store.
     reported: Option<NodeReport>,
 }
@@ -210,8 +212,8 @@ impl Node {
         }
         info!(window = %manifest.mark, "a window on {} is open, by the agent on {}", manifest.target, manifest.host);
         let until = Instant::now() + Duration::from_secs_f64(left.min(3600.0));
-        let collection =
-            Collection { until, seen: BTreeMap::new(), read: BTreeMap::new(), reported: None, manifest };
+        let (seen, read, made) = Default::default();
+        let collection = Collection { until, seen, read, made, reported: None, manifest };
         self.open.insert(collection.manifest.mark.clone(), collection);
         Ok(())
     }
@@ -263,16 +265,41 @@ impl Collection {
 
     /// Reads a file to its end, and brings the summary of its rank into the store.
     async fn bring(
-        &self,
+        &mut self,
         store: &Store,
         pool: &str,
         found: &FoundFile,
         scratch: &Path,
     ) -> anyhow::Result<NodeFile> {
+        let (mut file, summary) = match self.made.remove(&found.path).filter(|(of, ..)| of == found) {
+            Some((_, file, summary)) => (file, Some(summary)),
+            None => self.summarised(found, scratch).await?,
+        };
+        if let Some((rank, summary)) = summary {
+            let name = summary_object(pool, &self.manifest.mark, &rank.word());
+            if let Err(error) = store.put(&name, summary.clone().into()).await {
+                self.made.insert(found.path.clone(), (found.clone(), file, (rank, summary)));
+                return Err(error.into());
+            }
+            file.summary = Some(name);
+        }
+        match &file.why {
+            None => info!(window = %self.manifest.mark, "brought the summary of {}", file.file),
+            Some(why) => warn!(window = %self.manifest.mark, "{} cannot be brought: {why}", file.file),
+        }
+        Ok(file)
+    }
+
+    /// What a file holds, read to its end, and the summary of its rank.
+    async fn summarised(
+        &self,
+        found: &FoundFile,
+        scratch: &Path,
+    ) -> Result<(NodeFile, Option<(RankId, Vec<u8>)>), tokio::task::JoinError> {
         let (engine, of, to) = (self.manifest.engine, found.path.clone(), scratch.to_owned());
         let size = found.size;
         let expected = self.manifest.ranks();
-        let summarised = crate::world::blocking(move || {
+        crate::world::blocking(move || {
             let mut file = NodeFile {
                 rank: None,
                 file: of.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -310,18 +337,8 @@ impl Collection {
                     (file, None)
                 }
             }
-        });
-        let (mut file, summary) = summarised.await?;
-        if let Some((rank, summary)) = summary {
-            let name = summary_object(pool, &self.manifest.mark, &rank.word());
-            store.put(&name, summary.into()).await?;
-            file.summary = Some(name);
-        }
-        match &file.why {
-            None => info!(window = %self.manifest.mark, "brought the summary of {}", file.file),
-            Some(why) => warn!(window = %self.manifest.mark, "{} cannot be brought: {why}", file.file),
-        }
-        Ok(file)
+        })
+        .await
     }
 }
 

@@ -257,6 +257,30 @@ async fn one_window_that_cannot_be_read_or_reported_keeps_no_other_from_a_node()
     assert!(told.contains("cannot be brought"), "{told}");
 }
 
+#[tokio::test]
+async fn a_summary_that_the_store_does_not_take_is_brought_later_without_another_look_at_its_trace() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mark = mark("refused");
+    let window = root.path().join("bucket").join(POOL).join("windows").join(&mark);
+    fs::create_dir_all(&window).expect("a folder");
+    fs::write(window.join("dp0"), "where the summary is to be").expect("written");
+    let text = serde_json::to_vec(&manifest(&mark)).expect("plain data");
+    let to = leader(root.path());
+    to.store.put(&manifest_object(POOL, &mark), text.into()).await.expect("stored");
+    let (mut node, profiles) = node(root.path(), 0, "/profiles");
+    let generated = traces(&root.path().join("all")).swap_remove(0);
+    let trace = profiles.join(&mark).join(generated.file_name().expect("a name"));
+    fs::create_dir(profiles.join(&mark)).expect("a folder");
+    fs::copy(&generated, &trace).expect("written");
+    node.until("what this host has of a window cannot be brought");
+    let mut file = fs::File::options().write(true).open(&trace).expect("there");
+    file.write_all(&vec![0; usize::try_from(file.metadata().expect("there").len()).expect("small")])
+        .expect("written");
+    fs::remove_file(window.join("dp0")).expect("removed");
+    node.until("brought the summary of ");
+    assert!(window.join("dp0/summary.json").is_file());
+}
+
 #[test]
 fn a_node_agent_without_a_store_says_what_it_needs() {
     let dir = tempfile::tempdir().expect("a folder");
