@@ -355,7 +355,10 @@ pub fn remove_leftovers(temp: &Path) {
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(EXPORT)) else { continue };
         let maker = rest.split_once('-').and_then(|(pid, _)| pid.parse().ok());
         let is_ours = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw());
-        if is_ours && maker.is_some_and(|pid| !is_another_alive(pid)) && lock(&entry.path()).is_ok() {
+        if is_ours
+            && maker.is_some_and(|pid| !is_another_alive(pid))
+            && let Ok(_held) = lock(&entry.path())
+        {
             // Tried again at the next start.
             let _ = std::fs::remove_dir_all(entry.path());
         }
