@@ -38,6 +38,8 @@ pub struct CompareRequest {
     pub rank_overrides: RankOverrides,
     /// What the rule found.
     pub suspect: Option<Suspect>,
+    /// Whether Ctrl-C in a terminal ends what is started for it, too.
+    pub is_foreground: bool,
 }
 
 /// Ranks that the user gives; they override names and content of the files.

@@ -76,6 +76,7 @@ pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
     let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
     let request = CompareRequest {
+        is_foreground: true,
         rank_overrides: rank_overrides(&args.rank)?,
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),

@@ -91,7 +91,7 @@ fn jobs_of(
                 });
             }
             Format::NsightSqlite | Format::NsightReport => {
-                let (path, temp) = nsight::sqlite_of(file)?;
+                let (path, temp) = nsight::sqlite_of(file, request.is_foreground)?;
                 loaded.exports.extend(temp);
                 let export = nsight::Export::open(&path).map_err(|e| e.about(&file.path))?;
                 for process in export.processes(&path)? {

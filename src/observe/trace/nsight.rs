@@ -243,11 +243,12 @@ impl Export {
 }
 
 /// The SQLite file of an Nsight capture, with the temporary folder it was put in where the given file
-/// had to be decompressed or exported first.
+/// had to be decompressed or exported first. In the foreground `nsys` ends with this process by Ctrl-C in a terminal;
+/// elsewhere it has a process group of its own, which is killed where it takes too long.
 ///
 /// # Errors
 /// When that fails: no `nsys`, no room.
-pub fn sqlite_of(file: &TraceFile) -> Result<(PathBuf, Option<TempFolder>), TraceError> {
+pub fn sqlite_of(file: &TraceFile, is_foreground: bool) -> Result<(PathBuf, Option<TempFolder>), TraceError> {
     let is_gzip = file.path.extension().is_some_and(|e| e == "gz");
     if file.format == Format::NsightSqlite && !is_gzip {
         return Ok((file.path.clone(), None));
@@ -260,27 +261,32 @@ pub fn sqlite_of(file: &TraceFile) -> Result<(PathBuf, Option<TempFolder>), Trac
         io::copy(&mut super::open(&file.path)?, &mut to).map_err(unreadable)?;
         out
     } else {
-        export(&file.path, &temp.path)?
+        export_by("nsys".as_ref(), EXPORT_LIMIT, is_foreground, &file.path, &temp.path)?
     };
     Ok((out, Some(temp)))
 }
 
-/// Exports a report into `dir` with the installed `nsys`, and returns the path of the export.
-fn export(report: &Path, dir: &Path) -> Result<PathBuf, TraceError> {
-    export_by("nsys".as_ref(), EXPORT_LIMIT, report, dir)
-}
-
-fn export_by(program: &OsStr, limit: Duration, report: &Path, dir: &Path) -> Result<PathBuf, TraceError> {
+/// Exports a report into `dir` with that `nsys`, and returns the path of the export.
+fn export_by(
+    program: &OsStr,
+    limit: Duration,
+    is_foreground: bool,
+    report: &Path,
+    dir: &Path,
+) -> Result<PathBuf, TraceError> {
     let out = dir.join(report.with_extension("sqlite").file_name().unwrap_or_default());
     let fail = |what: String| TraceError::File { path: report.to_owned(), what };
-    let mut nsys = Command::new(program)
+    let mut nsys = Command::new(program);
+    if !is_foreground {
+        nsys.process_group(0);
+    }
+    let mut nsys = nsys
         .args(["export", "--type", "sqlite", "-f", "true", "-o"])
         .arg(&out)
         .arg(report)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .process_group(0)
         .spawn()
         .map_err(|e| {
             fail(format!(
@@ -289,7 +295,7 @@ fn export_by(program: &OsStr, limit: Duration, report: &Path, dir: &Path) -> Res
             ))
         })?;
     let printed = nsys.stderr.take().map(read_last);
-    let ended = ended_within(&mut nsys, limit)
+    let ended = ended_within(&mut nsys, limit, is_foreground)
         .map_err(|e| fail(format!("`nsys export` cannot be waited for: {e}")))?;
     let Some(status) = ended else {
         let limit = limit.as_secs();
@@ -308,8 +314,9 @@ fn export_by(program: &OsStr, limit: Duration, report: &Path, dir: &Path) -> Res
     Ok(out)
 }
 
-/// How a program ended; `None` where it did not in time, and was killed with all that it started.
-fn ended_within(program: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+/// How a program ended; `None` where it did not in time, and was killed; with all that it started, where it has a
+/// process group of its own.
+fn ended_within(program: &mut Child, limit: Duration, is_foreground: bool) -> io::Result<Option<ExitStatus>> {
     let until = Instant::now() + limit;
     loop {
         if let Some(status) = program.try_wait()? {
@@ -320,7 +327,9 @@ fn ended_within(program: &mut Child, limit: Duration) -> io::Result<Option<ExitS
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    if let Some(group) = i32::try_from(program.id()).ok().and_then(Pid::from_raw) {
+    if is_foreground {
+        program.kill()?;
+    } else if let Some(group) = i32::try_from(program.id()).ok().and_then(Pid::from_raw) {
         // It may have ended a moment ago.
         let _ = kill_process_group(group, Signal::KILL);
     }
@@ -438,7 +447,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let export = |script: &str, limit| {
             let program = fake(dir.path(), script);
-            export_by(program.as_os_str(), limit, Path::new("w.nsys-rep"), dir.path())
+            export_by(program.as_os_str(), limit, false, Path::new("w.nsys-rep"), dir.path())
                 .map_err(|e| e.to_string())
         };
         let limit = Duration::from_secs(60);
@@ -452,6 +461,20 @@ mod tests {
         let why = export("sleep 30 & sleep 30", Duration::from_millis(200)).expect_err("it does not end");
         assert!(began.elapsed() < Duration::from_secs(20), "{why}");
         assert!(why.contains("did not end within"), "{why}");
+    }
+
+    #[test]
+    fn only_in_the_foreground_an_export_is_in_the_process_group_that_a_terminal_interrupts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let program = fake(dir.path(), "cut -d ' ' -f 5 /proc/$$/stat > \"$7\"");
+        let group_where = |is_foreground| {
+            let limit = Duration::from_secs(60);
+            let out =
+                export_by(program.as_os_str(), limit, is_foreground, Path::new("w.nsys-rep"), dir.path());
+            std::fs::read_to_string(out.expect("an export")).expect("read").trim().to_owned()
+        };
+        let ours = rustix::process::getpgrp().as_raw_nonzero().to_string();
+        assert_eq!([true, false].map(|foreground| group_where(foreground) == ours), [true, false]);
     }
 
     #[test]
