@@ -161,6 +161,9 @@ impl Agent {
         let index = match name {
             Some(name) => known.iter().position(|known| *known == name),
             None if known.len() == 1 => Some(0),
+            None if known.is_empty() => {
+                return Err(Answer::Missing { why: "no server is watched now".into() });
+            }
             None => {
                 let why = format!("there are several targets: name one with `target` ({})", known.join(", "));
                 return Err(Answer::Wrong { why });

@@ -27,6 +27,7 @@ pub fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
     }
     Some(match nearest(name, known.iter().copied()) {
         Some(meant) => format!("no {kind} is called `{name}`; did you mean `{meant}`?"),
+        None if known.is_empty() => format!("no {kind} is called `{name}`; there is none now"),
         None => format!("no {kind} is called `{name}`; there are {}", known.join(", ")),
     })
 }
@@ -43,6 +44,8 @@ mod tests {
         assert_eq!(near, "no rule is called `dp-laod-skew`; did you mean `dp-load-skew`?");
         let far = unknown("rule", "x", &known).expect("it is unknown");
         assert_eq!(far, "no rule is called `x`; there are dp-load-skew, slow-rank");
+        let none = unknown("target", "x", &[]).expect("it is unknown");
+        assert_eq!(none, "no target is called `x`; there is none now");
     }
 
     #[test]
