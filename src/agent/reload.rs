@@ -89,7 +89,15 @@ impl Agent {
             }
         }
         self.publisher.outdate();
-        if !begins_anew {
+        if begins_anew {
+            for requester in std::mem::take(&mut self.reloading.next) {
+                if let ReloadRequester::Api(answer) = requester {
+                    let message = "the agent begins anew with the new list, and reads it again".into();
+                    // Who waits no longer is told nothing.
+                    let _ = answer.send(Answer::Done { message, incident: None });
+                }
+            }
+        } else {
             self.begin_reading();
         }
         begins_anew
