@@ -98,6 +98,29 @@ fn a_bundle_that_another_agent_is_writing_stays_as_it_is() {
 }
 
 #[test]
+fn a_half_written_bundle_of_another_user_is_left_alone_and_is_no_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    allow(dir.path(), 0o777);
+    let partial = dir.path().join(".theirs.partial");
+    fs::create_dir(&partial).unwrap();
+    allow(&partial, 0o000);
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let recovering = std::thread::spawn(move || {
+        if rustix::process::geteuid().is_root() {
+            let (same, other) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(65534));
+            rustix::thread::set_thread_res_uid(same, other, same).unwrap();
+        }
+        bundles.recover(&[], in_an_hour())
+    });
+    let (recovered, errors) = recovering.join().unwrap();
+    assert_eq!((recovered, errors.len()), (Vec::new(), 0));
+    assert!(partial.is_dir());
+}
+
+#[test]
 fn a_bundle_that_cannot_be_completed_keeps_no_other_from_it() {
     let dir = tempfile::tempdir().unwrap();
     let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
