@@ -236,14 +236,12 @@ impl WindowCosts {
         // of them together.
         let may_be_known = rate_of(past.stall.saturating_sub(BOOKED_BEYOND)) <= known && !is_far_beyond;
         let is_sure = self.s_per_byte.is_none() || !may_be_known;
-        let per_byte = if is_sure {
-            per_byte
+        let most = if is_sure {
+            f64::INFINITY
         } else {
-            per_byte.min(known.max(self.surely * MOST_RAISED)).min(known * MOST_RAISED)
+            known.max(self.surely * MOST_RAISED).min(known * MOST_RAISED)
         };
-        if is_sure || per_byte < self.surely {
-            self.surely = per_byte;
-        }
+        let per_byte = per_byte.min(most);
         let times = per_byte / known;
         // What a host's slowdown was measured to be below that says little of how it writes.
         let is_told = past.slowness.is_some_and(|times| times <= 1.0 || times >= SLOW_FROM);
@@ -253,6 +251,9 @@ impl WindowCosts {
         } else if times > 2.0 {
             // Nobody knew of the host: it was slow, and not the writing.
             return;
+        }
+        if is_sure || per_byte < self.surely {
+            self.surely = per_byte;
         }
         self.s_per_byte.get_or_insert(of_rate).learn(per_byte);
     }

@@ -76,6 +76,12 @@ fn a_small_window_whose_silence_was_not_all_its_writing_refuses_no_next_one() {
     let many = std::iter::repeat_n(past(3, 42_000, 250, 230), 12);
     let costs = WindowCosts::of(std::iter::once(past(14, 186_577, 502, 282)).chain(many));
     assert!(costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_ok());
+    // A window on a host of which nobody knew, which taught nothing, allows them no more.
+    let known = past(14, 186_577, 502, 282);
+    let ignored = PastWindow { slowness: None, predicted: None, ..past(14, 186_577, 2_000, 282) };
+    let small = || std::iter::repeat_n(past(3, 42_000, 250, 230), 12);
+    let after = |first: Vec<PastWindow>| WindowCosts::of(first.into_iter().chain(small())).s_per_byte;
+    assert_eq!(after(vec![known, ignored]), after(vec![known]));
     // A large one of the same rate is another rate from now on.
     let large = WindowCosts::of([past(14, 186_577, 502, 282), past(14, 186_577, 1_120, 450)]);
     assert!(large.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_err());
