@@ -35,7 +35,11 @@ binary() {
   # goes through SQLite or the TLS of `ring`.
   local flags=CFLAGS_${target//-/_}
   export "$flags=-fno-asynchronous-unwind-tables -fno-unwind-tables"
-  cargo rustc --locked --profile "$profile" --features dist --target "$target" --bin skewtrap -- -Clink-arg=-Wl,-z,pack-relative-relocs
+  local linking=(-Clink-arg=-Wl,-z,pack-relative-relocs) linker
+  # The linker that comes with the toolchain folds functions of the same code into one: 0.15 MB less.
+  linker=$(find "$(rustc --print sysroot)" -path '*/gcc-ld/ld.lld' | head -1)
+  [ -z "$linker" ] || linking+=(-Clink-arg=-B"$(dirname "$linker")" -Clink-arg=-fuse-ld=lld -Clink-arg=-Wl,--icf=all,-O2)
+  cargo rustc --locked --profile "$profile" --features dist --target "$target" --bin skewtrap -- "${linking[@]}"
   if file -L "$built" | grep -q 'dynamically linked' || ldd "$built" 2>/dev/null | grep -q '=>'; then
     echo "the binary is not static:"; ldd "$built"; exit 1
   fi
