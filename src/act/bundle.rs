@@ -447,7 +447,7 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 /// The record in a folder, if there is a valid one.
-pub(super) fn record_in(folder: &Path) -> Option<Record> {
+pub fn record_in(folder: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(folder.join(INCIDENT)).ok()?).ok()
 }
 

@@ -87,7 +87,7 @@ fn bundle_in(folder: &Path, agent: &str) -> Option<KeptBundle> {
     let name = name.strip_prefix('.').and_then(|n| n.strip_suffix(".deleted")).unwrap_or(name);
     let record = record_in(folder).filter(|r| *r.agent == *agent && *r.incident.id == *name)?;
     let outside: u64 =
-        external(&record).filter(|(path, file)| is_unchanged(path, file)).map(|(_, f)| f.size).sum();
+        external(&record.files).filter(|(path, file)| is_unchanged(path, file)).map(|(_, f)| f.size).sum();
     Some(KeptBundle {
         incident: name.to_owned(),
         at: record.incident.fired_at,
@@ -102,12 +102,16 @@ fn is_unfinished(record: &Record) -> bool {
 }
 
 /// Files that were left where the server wrote them.
-fn external(record: &Record) -> impl Iterator<Item = (PathBuf, &CapturedFile)> {
-    record
-        .files
+fn external(files: &[CapturedFile]) -> impl Iterator<Item = (PathBuf, &CapturedFile)> {
+    files
         .iter()
         .map(|f| (PathBuf::from(&f.path), f))
         .filter(|(path, f)| path.is_absolute() && f.inode.is_some())
+}
+
+/// The paths of those that are still what was captured.
+pub fn left_in_place(files: &[CapturedFile]) -> impl Iterator<Item = PathBuf> {
+    external(files).filter(|(path, listed)| is_unchanged(path, listed)).map(|(path, _)| path)
 }
 
 fn is_unchanged(path: &Path, listed: &CapturedFile) -> bool {
@@ -130,7 +134,7 @@ fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf
     if !deleting.exists() {
         // The record is read again: the folder may have been replaced since the choice was made.
         let Some(record) = record_in(&folder).filter(|r| *r.agent == *agent) else { return Ok(()) };
-        for (path, _) in external(&record).filter(|(path, file)| is_unchanged(path, file)) {
+        for (path, _) in external(&record.files).filter(|(path, file)| is_unchanged(path, file)) {
             fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
             remove_emptied(&path, &record);
         }

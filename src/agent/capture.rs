@@ -35,6 +35,7 @@ use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 use skewtrap_core::capture::window::Failure;
 use skewtrap_core::incident::{CaptureOutcome, Exchange, Record, StoredCapture};
+use skewtrap_core::message::counted;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::printable::printable;
 use skewtrap_trace::rank::Rank;
@@ -320,7 +321,16 @@ impl Finalizer {
             outcome: outcome_of(record.incident.requested_at(), result, files.clone()),
             files,
         };
-        for told in problem.iter().chain(&suspended) {
+        let left = capture.files.iter().filter(|file| file.inode.is_some()).count();
+        let left = (left > 0).then(|| {
+            format!(
+                "{} could not be moved into the bundle and {} where the server wrote {}",
+                counted(left, "file"),
+                if left == 1 { "stays" } else { "stay" },
+                if left == 1 { "it" } else { "them" }
+            )
+        });
+        for told in problem.iter().chain(&suspended).chain(&left) {
             note(&mut capture.outcome, told);
         }
         if let Err(e) = store.bundles.add_files(&incident, &capture) {

@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use self::load::load;
+use crate::act::bundle::{self, record_in};
+use crate::act::retention::left_in_place;
 use crate::observe::trace::folder::{self, TraceFile};
 use crate::observe::trace::nsight::TempFolder;
 use crate::observe::trace::{TraceError, open};
+use skewtrap_core::capture::captured::CapturedFile;
 use skewtrap_trace::operator::{HostTimes, slowest};
 use skewtrap_trace::rank::{Axis, Rank, RankId, varying_axes};
 use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Suspect, Verdict, compare, summary};
@@ -189,6 +192,50 @@ impl Compared {
             })
             .collect()
     }
+}
+
+/// Where the ranks of a capture are: in its bundle, and, of `files` that could not be moved there, where the server wrote
+/// them.
+pub fn ranks_of(bundle: &Path, window: usize, files: &[CapturedFile]) -> Vec<PathBuf> {
+    let in_bundle = bundle::ranks_of(bundle, window).into_iter().filter(|folder| folder.exists());
+    in_bundle.chain(traces_left_in_place(files)).collect()
+}
+
+fn traces_left_in_place(files: &[CapturedFile]) -> impl Iterator<Item = PathBuf> {
+    left_in_place(files).filter(|path| folder::is_trace(path))
+}
+
+/// The traces of a bundle, or of one folder of traces in it, that lie where the server wrote them.
+///
+/// # Errors
+/// They are of several captures.
+pub fn traces_beside(given: &Path) -> Result<Vec<PathBuf>, TraceError> {
+    let (name, up) = (given.file_name().unwrap_or_default(), given.parent().unwrap_or(Path::new("")));
+    let (record, only) = match record_in(given) {
+        Some(record) => (record, None),
+        None => match record_in(up) {
+            Some(record) => (record, Some(name)),
+            None => return Ok(Vec::new()),
+        },
+    };
+    let captures = (1..).zip(record.incident.captures()).filter_map(|(window, outcome)| {
+        let (folder, captured) = (bundle::traces_of(window), outcome.captured()?);
+        let is_asked_for = only.is_none_or(|name| *name == *folder);
+        (is_asked_for && !captured.files.is_empty()).then_some((folder, &captured.files))
+    });
+    let captures: Vec<_> = captures.collect();
+    let found: Vec<PathBuf> = captures.iter().flat_map(|(_, files)| traces_left_in_place(files)).collect();
+    if found.is_empty() || captures.len() == 1 {
+        return Ok(found);
+    }
+    let folders: Vec<String> =
+        captures.iter().map(|(folder, _)| given.join(folder).display().to_string()).collect();
+    Err(TraceError::Nothing(format!(
+        "{} holds {} captures: {}. Give one of them",
+        given.display(),
+        folders.len(),
+        folders.join(", ")
+    )))
 }
 
 /// The number of bytes that comparing `paths` reads, for a progress bar.

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::compare::{self, CompareRequest};
 use super::plan::host;
 use super::supervise::{Place, Supervisor};
-use crate::act::bundle::{Bundles, numbered, ranks_of, traces_of};
+use crate::act::bundle::{Bundles, numbered};
 use crate::act::retention;
 use crate::clock::Clock;
 use crate::config::store::StoreConfig;
@@ -318,12 +318,13 @@ fn look(
 /// Writes the summaries and the rows of kernels of each capture that has files, where they are not there yet.
 fn prepare(bundle: &Path, record: &Record) -> anyhow::Result<()> {
     for (window, outcome) in (1..).zip(record.incident.captures()) {
-        let (traces, summaries) =
-            (bundle.join(traces_of(window)), bundle.join(numbered("summaries", window)));
-        if !matches!(outcome, CaptureOutcome::Done(_)) || summaries.exists() || !traces.exists() {
+        let summaries = bundle.join(numbered("summaries", window));
+        let CaptureOutcome::Done(captured) = outcome else { continue };
+        let paths = compare::ranks_of(bundle, window, &captured.files);
+        if summaries.exists() || paths.is_empty() {
             continue;
         }
-        let request = CompareRequest { paths: ranks_of(bundle, window), ..CompareRequest::default() };
+        let request = CompareRequest { paths, ..CompareRequest::default() };
         let compared = compare::run(&request, &|_| {})?;
         let rows = bundle.join(numbered("kernels.csv", window));
         let mut out = std::io::BufWriter::new(

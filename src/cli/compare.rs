@@ -75,6 +75,12 @@ pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
     // A bundle knows which rule fired and how its signal went.
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
     let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
+    for given in args.paths.clone() {
+        args.paths.extend(compare::traces_beside(&given).map_err(|e| super::wrong(&e.to_string()))?);
+    }
+    for given in args.baseline.clone() {
+        args.baseline.extend(compare::traces_beside(&given).map_err(|e| super::wrong(&e.to_string()))?);
+    }
     let request = CompareRequest {
         is_foreground: true,
         rank_overrides: rank_overrides(&args.rank)?,

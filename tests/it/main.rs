@@ -26,6 +26,7 @@ mod agent {
     mod follow_up;
     #[cfg(feature = "fleet")]
     mod kubernetes;
+    mod left_in_place;
     #[cfg(feature = "mcp")]
     mod mcp;
     #[cfg(feature = "fleet")]

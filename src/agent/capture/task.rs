@@ -8,14 +8,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{CaptureStore, Taken, take};
-use crate::act::bundle::{Bundles, gathered_of, ranks_of};
+use crate::act::bundle::{Bundles, gathered_of};
 use crate::act::state::StateError;
 use crate::agent::cost::Meter;
 use crate::agent::plan::host;
 use crate::agent::pool::{HeldLease, Wanted};
 use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::agent::{AgentEvent, Samples, compare, report};
+use crate::observe::trace::TraceError;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
+use skewtrap_core::capture::captured::{CapturedFile, Means};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::{SettlingTime, WindowPhase};
@@ -24,6 +26,7 @@ use skewtrap_core::fleet::lease::{START_WITHIN, WindowEnd};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
 use skewtrap_core::watch::WindowEvent;
 use skewtrap_trace::rank::Rank;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 /// How long the disk may take to say what the windows before cost.
 const LEDGER_LIMIT: Duration = Duration::from_secs(1);
@@ -290,13 +293,25 @@ fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<Verdict
     } else {
         bundles.baselines(&incident.target, incident.fired_at)
     };
+    let reference = |known: &Incident| compare::ranks_of(&bundles.path(&known.id), 1, files_of(known));
     let request = compare::CompareRequest {
-        paths: ranks_of(bundle, window),
-        reference: known.first().map(|r| ranks_of(&bundles.path(&r.incident.id), 1)).unwrap_or_default(),
+        paths: compare::ranks_of(bundle, window, files_of(incident)),
+        reference: known.first().map(|r| reference(&r.incident)).unwrap_or_default(),
         suspect: Some(incident.finding.suspect()),
         ..compare::CompareRequest::default()
     };
-    let compared = compare::run(&request, &|_| {})?;
+    let compared = match compare::run(&request, &|_| {}) {
+        // A program may leave anything; of a profiler's files whoever reads the incident is told.
+        // A verdict without a culprit would make it a baseline.
+        Err(error)
+            if !incident.is_baseline
+                && incident.capture.captured().is_some_and(|c| c.means != Means::Command) =>
+        {
+            tracing::warn!(incident = &*incident.id, "its ranks could not be compared: {error}");
+            return Ok(no_verdict(&error));
+        }
+        compared => compared?,
+    };
     report::write(bundle, window, &compared, Some(incident))?;
     let mut note = VerdictNote::from(&compared.comparison);
     note.suspect = request.suspect.filter(|suspect| !suspect.rank.0.is_empty());
@@ -304,6 +319,24 @@ fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<Verdict
         keep_as_baseline(bundles, incident, &mut note)?;
     }
     Ok(note)
+}
+
+fn files_of(incident: &Incident) -> &[CapturedFile] {
+    incident.capture.captured().map_or(&[], |captured| &captured.files)
+}
+
+/// What is told where the ranks of a capture could not be compared.
+fn no_verdict(error: &TraceError) -> VerdictNote {
+    VerdictNote {
+        kind: Kind::InsufficientEvidence,
+        rank: None,
+        by: None,
+        sentence: format!("The ranks could not be compared: {error}."),
+        lost_ms_per_step: None,
+        confidence: Confidence::Low,
+        confirms: None,
+        suspect: None,
+    }
 }
 
 /// The bundle of a baseline is not deleted until there is a newer one; a capture in which a rank stands out is none.

@@ -77,6 +77,9 @@ pub struct Inventory {
 /// # Errors
 /// When a path does not exist, when there is no trace, when several captures are mixed.
 pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
+    if paths.is_empty() {
+        return Err(TraceError::Nothing("none of its traces is there any more".into()));
+    }
     let mut found = Inventory::default();
     for path in paths {
         let meta = fs::metadata(path).map_err(|why| TraceError::Unreadable { path: path.clone(), why })?;
@@ -117,6 +120,11 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
     check_one_capture(&found)?;
     found.files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+/// Whether a file is a trace, or the summary of one.
+pub fn is_trace(path: &Path) -> bool {
+    matches!(classify(path), Ok(FileKind::Trace(_)))
 }
 
 enum FileKind {

@@ -109,7 +109,7 @@ export function windowText(i) {
   if (c.state === "refused") return "No window: " + c.why;
   if (c.state === "failed") return "The window failed: " + c.why;
   if (c.state === "open") return "A window is open since " + clock(c.since) + ".";
-  if (c.state === "done") return "A window was taken" + (i.verdict ? "." : "; its ranks are compared.");
+  if (c.state === "done") return "A window was taken" + (i.verdict ? "." : "; there is no verdict yet.");
   return "";
 }
 
