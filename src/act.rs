@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod command;
 pub mod lease;
+pub mod log_queue;
 pub mod merge;
 pub mod notify;
 pub mod nsys;

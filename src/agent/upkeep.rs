@@ -8,6 +8,7 @@ use tracing::warn;
 use super::archive::Job;
 use super::commands::Reply;
 use super::{Agent, GRACE, Inputs};
+use crate::act::log_queue;
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::State;
 use crate::act::systemd;
@@ -33,6 +34,7 @@ impl Agent {
         self.metrics.without_row(self.notifier.without_row());
         let before = self.clock.now();
         if let Some(jump) = self.clock.follow(wall_time()) {
+        self.metrics.log_lines_dropped(log_queue::dropped());
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
             self.clock_was_set(before);
         }

@@ -16,6 +16,7 @@ use self::configuration::config_and_files;
 pub use self::configuration::{config_of, source_of};
 use self::lives::{Life, ListFetcher, Watched};
 use super::wrong;
+use crate::act::log_queue;
 use crate::agent::BackgroundRuntime;
 use crate::agent::plan::{Flags, Plan};
 use crate::config::file::{Config, LogFormatText};
@@ -131,6 +132,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let source = source_of(args);
     if config.targets.is_empty() && config.discover.is_none() {
         let file = source.0.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    let _last_lines = log_queue::FlushAtEnd;
         bail!(wrong(&format!(
             "nothing to watch: {file} names no server; list one under `targets`, or name under `discover` where they are \
              listed (`skewtrap init URL` writes a file to begin with)"
@@ -308,10 +310,16 @@ fn start_logging(format: LogFormatText, level: Option<LevelFilter>) {
         None => std::env::var("SKEWTRAP_LOG").map_or(Ok(usual.clone()), |text| text.parse()),
     };
     let (filter, wrong) = asked.map_or_else(|e| (usual, Some(e)), |filter| (filter, None));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(has_colours);
+    let queue = log_queue::to_stderr().ok();
+    let writer = move || -> Box<dyn std::io::Write> {
+        match &queue {
+            Some(queue) => Box::new(queue.clone()),
+            // Without a thread of its own, as every other program.
+            None => Box::new(std::io::stderr()),
+        }
+    };
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(has_colours);
     let lines = match format {
         LogFormatText::Text => lines.boxed(),
         LogFormatText::Json => lines.json().boxed(),

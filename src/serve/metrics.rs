@@ -55,6 +55,7 @@ pub struct Metrics {
     silence: LastSeconds,
     messages: Counters,
     without_row: Counter,
+    log_lines_dropped: Counter,
     requests: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
@@ -85,6 +86,7 @@ impl Metrics {
         let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
         let (restarts, queues, silence) = (Counter::default(), Family::default(), LastSeconds::default());
         let (without_row, overlaps) = (Counter::default(), Counters::default());
+        let log_lines_dropped = Counter::default();
         let r = &mut registry;
         r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
         r.register(
@@ -115,6 +117,11 @@ impl Metrics {
             "Messages handed over before the disk of the state had them: a kill may have lost or repeated them",
             without_row.clone(),
         );
+        r.register(
+            "log_lines_dropped",
+            "Lines of the log that were dropped because standard error was not read fast enough",
+            log_lines_dropped.clone(),
+        );
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
         r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
         r.register(
@@ -132,6 +139,7 @@ impl Metrics {
             silence,
             messages,
             without_row,
+            log_lines_dropped,
             requests,
             restarts,
             queues,
@@ -204,6 +212,11 @@ impl Metrics {
     /// How many messages were handed over without a row in the outbox so far.
     pub fn without_row(&self, so_far: u64) {
         self.without_row.inc_by(so_far.saturating_sub(self.without_row.get()));
+    }
+
+    /// How many lines of the log were dropped so far.
+    pub fn log_lines_dropped(&self, so_far: u64) {
+        self.log_lines_dropped.inc_by(so_far.saturating_sub(self.log_lines_dropped.get()));
     }
 
     /// Two windows of the pool may have been open at once; `found` says how that is known.

@@ -39,6 +39,8 @@ mod agent {
     mod reload;
     mod silence;
     mod upgrade;
+    mod stderr;
+    mod systemd;
 }
 
 mod capture {
