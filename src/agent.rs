@@ -68,6 +68,7 @@ use crate::serve::published::Publisher;
 use crate::serve::{Command, HandledAlerts};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::captured::Means;
+use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::keep::BundleSpace;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::signal::catalog;
@@ -240,6 +241,12 @@ pub struct Agent {
     manual_capture: CaptureSpec,
     /// The alerts of other systems that have asked for a capture.
     handled: Arc<HandledAlerts>,
+    /// Whether what was learned still waits to be saved.
+    learned_waits: Weak<()>,
+    /// Whether room for bundles still waits to be made.
+    room_waits: Weak<()>,
+    /// Nothing would keep count of windows, or take their files: none is opened, whatever the configuration says.
+    only_watch: bool,
     /// Servers of which the log has said that their ranks cannot be compared.
     of_one_load: BTreeSet<TargetId>,
 }
@@ -262,6 +269,14 @@ pub struct Reload {
     pub manual_capture: CaptureSpec,
     /// Whether the agent is to end, for another to begin with what changed beside that.
     pub begins_anew: bool,
+    /// What a day may cost.
+    pub budget: Budget,
+    /// Bytes that must stay free on every disk involved.
+    pub min_free: u64,
+    /// Whether no window is opened.
+    pub watch_only: bool,
+    /// What else has changed and needs a restart: the keys.
+    pub waiting: Vec<String>,
 }
 
 /// How the agent is run.

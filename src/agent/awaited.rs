@@ -136,6 +136,7 @@ impl Agent {
         info!("the disk of the state answers: its windows, limits and messages are taken over");
         let now = self.clock.now();
         setup.policy.watch_only |= only_watch;
+        self.only_watch = only_watch;
         setup.policy.awaits_state = false;
         let rules = setup.rules.clone();
         let told = self.unresolved(now);

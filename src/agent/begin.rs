@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
@@ -109,6 +109,9 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
     };
     let mut agent = Agent {
         manual_capture: plan.manual_capture,
+        only_watch,
+        learned_waits: Weak::new(),
+        room_waits: Weak::new(),
         of_one_load: BTreeSet::new(),
         reload_problem: None,
         handled,

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Agent, Reload, receivers};
 use crate::act::systemd;
 use crate::serve::Answer;
+use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::status::ReloadProblem;
 use skewtrap_core::watch::{Effect, Event, Setup};
 
@@ -116,12 +117,25 @@ impl Agent {
         let count = new.rules.len();
         if let Some(awaited) = &mut self.awaited {
             let (rules, catalog, own) = (new.rules.clone(), new.catalog.clone(), new.own.clone());
-            awaited.setup = Setup { rules, catalog, own, ..awaited.setup.clone() };
+            let policy = Policy {
+                budget: new.budget.clone(),
+                min_free: new.min_free,
+                watch_only: new.watch_only,
+                ..awaited.setup.policy.clone()
+            };
+            awaited.setup = Setup { rules, catalog, own, policy, ..awaited.setup.clone() };
         }
+        let watch_only = new.watch_only || self.only_watch;
+        let policy = Event::PolicyChanged { budget: new.budget, min_free: new.min_free, watch_only };
+        self.watch.handle(policy, self.clock.now(), effects);
         let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, own: new.own };
         self.watch.handle(event, self.clock.now(), effects);
         self.manual_capture = new.manual_capture;
-        let waiting = receivers::waiting(&self.configured, &new.receivers);
+        let mut waiting = receivers::waiting(&self.configured, &new.receivers);
+        if !new.waiting.is_empty() {
+            let keys = new.waiting.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            waiting.push(format!("changed, and not in force until the agent is restarted: {keys}"));
+        }
         for sentence in &waiting {
             warn!("{sentence}");
         }

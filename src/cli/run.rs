@@ -183,6 +183,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
+        settings: config.settings,
 #[cfg(not(feature = "fleet"))]
 fn run_node(_: &Config, _: Option<String>) -> anyhow::Result<ExitCode> {
     bail!(wrong(

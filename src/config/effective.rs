@@ -1,5 +1,6 @@
 //! The settings in force: every value with its source.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,6 +60,15 @@ impl Settings {
     /// An empty list for `file`, which inherits the settings of `other` where it is silent.
     pub fn over(file: Arc<str>, other: &Self) -> Self {
         Self { file, parent: other.all.clone(), all: Vec::new() }
+    }
+
+    /// The keys whose values differ in `other`, as they are written.
+    pub fn changed_in(&self, other: &Self) -> Vec<String> {
+        let key_of = |s: &Setting| (s.key.clone(), s.value.clone());
+        let values = |of: &Self| of.all.iter().map(key_of).collect::<BTreeMap<_, _>>();
+        let (before, now) = (values(self), values(other));
+        let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+        keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect()
     }
 
     /// The field's value or the default; records which of them applies.

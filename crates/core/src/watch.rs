@@ -163,6 +163,9 @@ impl Watch {
                 intake.set_own(own);
                 core.reloaded(store, rules, now, out);
             }
+            Event::PolicyChanged { budget, min_free, watch_only } => {
+                core.policy_changed(budget, min_free, watch_only);
+            }
             Event::Silenced(silence) => core.silenced(silence, now),
             Event::Resumed(target) => drop(core.ledger.resume(target.as_deref())),
             Event::ClockSet(jump) => core.clock_was_set(store, jump),

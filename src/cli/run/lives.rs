@@ -30,6 +30,8 @@ pub(super) struct Life {
     pub(super) discovers: bool,
     /// All of them.
     pub(super) targets: Vec<Target>,
+    /// What its configuration said.
+    pub(super) settings: Settings,
 }
 
 /// What all lives have in common.
@@ -68,6 +70,7 @@ impl Watched {
                 fetching: fetching.clone(),
                 discovers,
                 targets: targets.clone(),
+                settings: life.settings,
                 next: next.clone(),
             };
             let run = agent::Run {
@@ -98,6 +101,7 @@ struct Rereading {
     fetching: Arc<Mutex<ListFetcher>>,
     discovers: bool,
     targets: Vec<Target>,
+    settings: Settings,
     /// What the life after it is begun with.
     next: Arc<Mutex<Option<Life>>>,
 }
@@ -126,12 +130,21 @@ impl Rereading {
             false => error.context(errors.join("; ")),
         })?;
         let discovers = config.discover.is_some();
-        let begins_anew = (discovers || self.discovers) && without_places(&config.targets) != self.targets;
+        let has_other_targets = without_places(&config.targets) != self.targets;
+        let begins_anew = (discovers || self.discovers) && has_other_targets;
         if begins_anew {
             // One that cannot be followed, for want of a key say, ends nothing.
             let flags = Flags { watch_only: self.args.watch_only, from_start: false };
             let plan = Plan::of(&config, &flags)?;
-            *lock(&self.next) = Some(Life { plan, discovers, targets: config.targets.clone() });
+            let (targets, settings) = (config.targets.clone(), config.settings.clone());
+            *lock(&self.next) = Some(Life { plan, discovers, targets, settings });
+        }
+        let mut waiting = Vec::new();
+        if !begins_anew {
+            waiting.extend(has_other_targets.then(|| "targets".to_owned()));
+            waiting.extend(
+                self.settings.changed_in(&config.settings).into_iter().filter(|key| needs_restart(key)),
+            );
         }
         lock(&self.fetching).fetch_for(&config);
         Ok(Reload {
@@ -140,9 +153,22 @@ impl Rereading {
             own: own_signals_of(&config.signals, &config.catalog, &config.targets),
             receivers: config.receivers,
             manual_capture: config.capture,
+            watch_only: self.args.watch_only || config.watch_only,
+            min_free: config.keep.min_free,
+            budget: config.budget,
+            waiting,
             begins_anew,
         })
     }
+}
+
+/// Whether what a key says is in force from the start of an agent only. Receivers have sentences of their own.
+fn needs_restart(key: &str) -> bool {
+    const READ_AGAIN: [&str; 6] = ["budget", "capture", "discover", "receivers", "signals", "watch_only"];
+    let top = key.split(['.', '[']).next().unwrap_or_default();
+    // Queries are begun with the agent, and so is the room that is looked after where windows write.
+    let is_begun = key.contains(".prometheus.") || key.ends_with(".output_dir");
+    is_begun || key != "keep.min_free" && !READ_AGAIN.contains(&top)
 }
 
 /// Targets to be compared, in the order of their names: in which line a setting stands makes no other target.

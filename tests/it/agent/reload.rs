@@ -127,3 +127,42 @@ fn a_disk_that_hangs_while_the_configuration_is_read_again_keeps_nothing_from_be
     fs::write(&rules, format!("{RULES}{second}")).expect("it is read");
     agent.until("the configuration was read again; 2 rules are in force");
 }
+
+#[test]
+fn in_an_emergency_no_window_is_opened_from_the_next_reading_on_and_what_needs_a_restart_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("skewtrap.yaml");
+    let config = |more: &str| {
+        format!(
+            "targets: [{{ name: server, logs: [server.log] }}]\ncapture: {{ command: {{ argv: ['true'] }} }}\n{more}{RULES}"
+        )
+    };
+    fs::write(&file, config("")).expect("written");
+    let arguments = ["--config", "skewtrap.yaml", "--listen", "127.0.0.1:0", "--state-dir", "state"];
+    let mut agent = Agent::start(dir.path(), &arguments);
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    let said = |arguments: &[&str]| {
+        let mut command = skewtrap(dir.path());
+        let output =
+            command.args(arguments).args(["--agent", &url, "--state-dir", "state"]).output().expect("runs");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    fs::write(&file, config("watch_only: true\n")).expect("written");
+    let told = said(&["reload"]);
+    assert!(told.contains("rules are in force") && !told.contains("restarted"), "{told}");
+    let refused = said(&["capture", "start"]);
+    assert!(refused.contains("watch"), "{refused}");
+    fs::write(&file, config("budget: { windows: 0 }\n")).expect("written");
+    said(&["reload"]);
+    let refused = said(&["capture", "start"]);
+    assert!(refused.contains("0 windows") || refused.contains("budget"), "{refused}");
+    let more = "keep: { age: 1d, min_free: 1MiB }\nmetrics_listen: 127.0.0.1:0\n";
+    fs::write(&file, config(more).replace("name: server", "name: other")).expect("written");
+    let told = said(&["reload"]);
+    let wanted =
+        "changed, and not in force until the agent is restarted: `targets`, `keep.age`, `metrics_listen`";
+    assert!(told.contains(wanted), "{told}");
+    agent.until(wanted);
+    let taken = said(&["capture", "start"]);
+    assert!(taken.contains("incident"), "{taken}");
+}

@@ -10,7 +10,7 @@ use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
 use crate::capture::facts::ServerFacts;
-use crate::capture::governor::{ClockJump, Ledger};
+use crate::capture::governor::{Budget, ClockJump, Ledger};
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
 use crate::capture::window::SettlingTime;
@@ -344,6 +344,12 @@ impl Core {
                 self.end_incident(&id, now, out);
             }
         }
+    }
+
+    /// Windows are opened by these limits from now on; one that is open goes on.
+    pub(super) fn policy_changed(&mut self, budget: Budget, min_free: u64, watch_only: bool) {
+        self.engine.accept_false_alarms(budget.false_alarms);
+        self.policy = Policy { budget, min_free, watch_only, ..self.policy.clone() };
     }
 
     /// Begins a silence, which replaces one for the same rule and server. A silence whose end is now only

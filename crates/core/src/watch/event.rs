@@ -7,7 +7,7 @@ use crate::capture::CaptureSpec;
 use crate::capture::admit::CapturePlan;
 use crate::capture::captured::Means;
 use crate::capture::facts::{Folder, HealthAnswer, ServerFacts};
-use crate::capture::governor::ClockJump;
+use crate::capture::governor::{Budget, ClockJump};
 use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
 use crate::capture::refusal::{Reason, Refusal};
@@ -67,6 +67,15 @@ pub enum Event {
         catalog: Arc<Catalog>,
         /// The user's own signals.
         own: OwnSignals,
+    },
+    /// What the configuration that was read anew says of windows.
+    PolicyChanged {
+        /// What a day may cost.
+        budget: Budget,
+        /// Bytes that must stay free on every disk involved.
+        min_free: u64,
+        /// Whether none is opened.
+        watch_only: bool,
     },
     /// Captures and messages are silenced.
     Silenced(Silence),
