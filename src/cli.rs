@@ -3,6 +3,17 @@
 //! What several subcommands share: `agent_client` speaks to the running agent, `server_probe` to a server,
 //! `rule_files` reads rules, `config_path` finds the configuration, and `playback` plays recordings through the core.
 
+/// `print!`, with an error in the place of a panic.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::cli::write_out(format_args!($($text)*)) };
+}
+
+/// `println!`, likewise.
+macro_rules! outln {
+    () => { $crate::cli::write_out(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::cli::write_out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod agent_client;
 mod capture;
 mod check;
@@ -34,8 +45,10 @@ mod tune;
 mod why;
 
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::secret::{is_url, scheme_hint};
@@ -137,6 +150,14 @@ impl Cli {
             Command::Man(args) => dist::man(&args),
         }
     }
+}
+
+/// Writes to standard output, which may be closed (`| head`): then the command ends there, and that is no error.
+///
+/// # Errors
+/// It cannot be written.
+fn write_out(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    anstream::stdout().lock().write_fmt(text).context("cannot write to standard output")
 }
 
 /// `--format text|json`, and `--json` for short.

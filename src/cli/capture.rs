@@ -78,12 +78,12 @@ pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
         Action::Stop { agent, target, format } => (agent.post("stop", &json!({ "target": target }))?, format),
     };
     if format.is_json() {
-        println!("{answer}");
+        outln!("{answer}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", answer["said"].as_str().unwrap_or("done"));
+    outln!("{}", answer["said"].as_str().unwrap_or("done"))?;
     if let Some(incident) = answer["incident"].as_str() {
-        println!("incident {incident}");
+        outln!("incident {incident}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

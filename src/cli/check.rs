@@ -264,7 +264,7 @@ fn configuration_of(file: &str, config: &Config) -> Option<ConfigurationReport> 
 
 fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
     if args.format.is_json() {
-        anstream::println!("{}", serde_json::to_string_pretty(report)?);
+        outln!("{}", serde_json::to_string_pretty(report)?)?;
         return Ok(());
     }
     print_diagnostics(&report.diagnostics);
@@ -278,26 +278,26 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
             Some(why) => format!("does not arrive: {why}"),
             None => format!("arrives from {}: {}", own.metric, own.ranks.join(", ")),
         };
-        anstream::println!("signal {} {found}", own.signal);
+        outln!("signal {} {found}", own.signal)?;
     }
     for rule in &report.rules {
-        anstream::println!("{}: {}", rule.rule, rule.trigger);
+        outln!("{}: {}", rule.rule, rule.trigger)?;
         if args.effective {
-            anstream::print!("{}", rule.settings);
+            out!("{}", rule.settings)?;
         }
         match rule.could_fire {
-            Some(true) => anstream::println!("  could fire there:"),
-            Some(false) => anstream::println!("  COULD NEVER FIRE there:"),
+            Some(true) => outln!("  could fire there:")?,
+            Some(false) => outln!("  COULD NEVER FIRE there:")?,
             None => {}
         }
-        rule.against.iter().for_each(|line| anstream::println!("    {line}"));
+        rule.against.iter().try_for_each(|line| outln!("    {line}"))?;
     }
     if let Some(text) = &report.not_watched {
-        anstream::println!("NOT watched on that server: {text}");
+        outln!("NOT watched on that server: {text}")?;
     }
     for c in report.configurations.iter().filter(|_| args.effective) {
-        anstream::print!("{}:\n{}", c.file, c.settings);
-        c.targets.iter().for_each(|(name, settings)| anstream::print!("target {name}:\n{settings}"));
+        out!("{}:\n{}", c.file, c.settings)?;
+        c.targets.iter().try_for_each(|(name, settings)| out!("target {name}:\n{settings}"))?;
     }
     let errors = report.diagnostics.iter().filter(|d| d.is_error()).count();
     let (rules, warnings) = (report.rules.len(), report.diagnostics.len() - errors);

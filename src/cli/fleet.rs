@@ -79,8 +79,8 @@ mod view {
         let lease = runtime.block_on(lease.latest())?.map(|latest| latest.state);
         let view = FleetView { lease, ..FleetView::new(read.lines) };
         match args.format.is_json() {
-            true => println!("{}", serde_json::to_string_pretty(&view)?),
-            false => anstream::print!("{}", text_of(&view, to.store.address(), &config.pool)),
+            true => outln!("{}", serde_json::to_string_pretty(&view)?)?,
+            false => out!("{}", text_of(&view, to.store.address(), &config.pool))?,
         }
         if !read.unreadable.is_empty() {
             let (count, first) = (counted(read.unreadable.len(), "object"), &read.unreadable[0]);

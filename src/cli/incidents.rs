@@ -110,13 +110,13 @@ fn chosen<'a>(beginning: &str, ids: impl Iterator<Item = &'a str>) -> Result<Str
 fn list(args: &IncidentsArgs) -> anyhow::Result<()> {
     let incidents: Vec<Incident> = args.agent.get("incidents")?;
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&incidents)?);
+        outln!("{}", serde_json::to_string_pretty(&incidents)?)?;
         return Ok(());
     }
     if incidents.is_empty() {
         eprintln!("none: nothing has fired, and nothing is kept from before");
     }
-    incidents.iter().for_each(|i| anstream::print!("{}", line_of(i)));
+    incidents.iter().try_for_each(|i| out!("{}", line_of(i)))?;
     Ok(())
 }
 
@@ -124,9 +124,9 @@ fn show(args: &IncidentsArgs, id: &str) -> anyhow::Result<()> {
     let id = whole_id(&args.agent, id)?;
     let incident: Incident = args.agent.get(&format!("incidents/{id}"))?;
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&incident).context("the incident is no JSON")?);
+        outln!("{}", serde_json::to_string_pretty(&incident).context("the incident is no JSON")?)?;
     } else {
-        anstream::print!("{}", terminal(&message_of(&incident)));
+        out!("{}", terminal(&message_of(&incident)))?;
     }
     Ok(())
 }

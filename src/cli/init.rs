@@ -44,7 +44,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let probe = server_probe::probe(&args.url)?;
     let text = starter(&args.url, &probe);
     if to_stdout {
-        anstream::print!("{text}");
+        out!("{text}")?;
         return Ok(ExitCode::SUCCESS);
     }
     std::fs::write(&args.out, &text).with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -20,6 +20,6 @@ pub struct ReloadArgs {
 /// The agent does not answer, or the configuration is wrong: the old one stays in force.
 pub fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     let answer = args.agent.post("reload", &json!({}))?;
-    anstream::println!("{}", answer["said"].as_str().unwrap_or("done"));
+    outln!("{}", answer["said"].as_str().unwrap_or("done"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -28,9 +28,9 @@ pub struct ResumeArgs {
 pub fn run(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     let answer = args.agent.post("resume", &json!({ "target": args.target }))?;
     if args.format.is_json() {
-        println!("{answer}");
+        outln!("{answer}")?;
     } else {
-        println!("{}", answer["said"].as_str().unwrap_or("done"));
+        outln!("{}", answer["said"].as_str().unwrap_or("done"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

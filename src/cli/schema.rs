@@ -54,7 +54,7 @@ impl Document {
 /// # Errors
 /// None.
 pub fn run(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
-    anstream::print!("{}", args.document.schema());
+    out!("{}", args.document.schema())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -41,10 +41,10 @@ pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
         status.targets.retain(|t| *t.name == **name);
     }
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&status.targets)?);
+        outln!("{}", serde_json::to_string_pretty(&status.targets)?)?;
     } else {
         let now = status.at;
-        status.targets.iter().for_each(|t| anstream::print!("{}", text_of(t, now)));
+        status.targets.iter().try_for_each(|t| out!("{}", text_of(t, now)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

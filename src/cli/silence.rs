@@ -51,24 +51,24 @@ pub fn run(args: &SilenceArgs) -> anyhow::Result<ExitCode> {
     let body = json!({ "rule": args.rule, "target": args.target, "for_s": for_s, "why": args.why });
     let answer = args.agent.post("silence", &body)?;
     if args.format.is_json() {
-        println!("{answer}");
+        outln!("{answer}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let what = silenced(args.rule.as_deref(), args.target.as_deref());
-    anstream::println!("{what}: {}", answer["said"].as_str().unwrap_or("done"));
+    outln!("{what}: {}", answer["said"].as_str().unwrap_or("done"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn list(args: &SilenceArgs) -> anyhow::Result<ExitCode> {
     let silences = args.agent.get::<Status>("status")?.silences;
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&silences)?);
+        outln!("{}", serde_json::to_string_pretty(&silences)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if silences.is_empty() {
         anstream::eprintln!("nothing is silenced; `skewtrap silence RULE --for 2h` begins a silence");
     }
-    silences.iter().for_each(|silence| anstream::println!("{}", line_of(silence)));
+    silences.iter().try_for_each(|silence| outln!("{}", line_of(silence)))?;
     Ok(ExitCode::SUCCESS)
 }
 

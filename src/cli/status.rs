@@ -31,8 +31,8 @@ pub struct StatusArgs {
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let status: Status = args.agent.get_of_all("status")?;
     match args.format.is_json() {
-        true => println!("{}", serde_json::to_string_pretty(&status)?),
-        false => anstream::print!("{}", text_of(&status)),
+        true => outln!("{}", serde_json::to_string_pretty(&status)?)?,
+        false => out!("{}", text_of(&status))?,
     }
     Ok(ExitCode::SUCCESS)
 }

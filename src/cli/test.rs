@@ -85,12 +85,12 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
 
 fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()> {
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(results)?);
+        outln!("{}", serde_json::to_string_pretty(results)?)?;
         return Ok(());
     }
     for o in results {
-        anstream::println!("{} {}: {}", if o.passed { "ok    " } else { "FAILED" }, o.file, o.test);
-        o.failures.iter().for_each(|f| anstream::println!("         {f}"));
+        outln!("{} {}: {}", if o.passed { "ok    " } else { "FAILED" }, o.file, o.test)?;
+        o.failures.iter().try_for_each(|f| outln!("         {f}"))?;
     }
     let failed = results.iter().filter(|o| !o.passed).count();
     let wrong =

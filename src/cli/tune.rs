@@ -171,21 +171,21 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(report)?);
+        outln!("{}", serde_json::to_string_pretty(report)?)?;
         return Ok(());
     }
     for tuned in &report.rules {
-        anstream::println!("{} over {:.2} h", title_of(tuned), report.hours);
+        outln!("{} over {:.2} h", title_of(tuned), report.hours)?;
         if let ([own], true, true) = (&tuned.tried[..], tuned.is_learned, tuned.is_judged) {
-            anstream::println!(
+            outln!(
                 "  as it is it fires {}, {:.1} a day; its bounds are learned from the servers and none is to be set: \
                  what it is held to is `false_alarms` of the configuration (1 per day here)\n",
                 counted(own.firings, "time"),
                 own.per_day
-            );
+            )?;
             continue;
         }
-        anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
+        outln!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day")?;
         for t in &tuned.tried {
             let is_own = (t.bound - tuned.bound).abs() < 1e-9;
             let mut mark = match (is_own, Some(t.bound) == tuned.advised) {
@@ -198,24 +198,24 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             if !t.is_reachable {
                 mark += &format!("  cannot be reached by {}", counted(tuned.ranks, "rank"));
             }
-            anstream::println!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day);
+            outln!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day)?;
         }
         match tuned.advised {
             Some(_) => {}
             None if !tuned.is_judged => {
-                anstream::println!("  never judged here: its signal, or a group of it, never arrived");
+                outln!("  never judged here: its signal, or a group of it, never arrived")?;
             }
             // What advice needs is said once, at the end.
             None if report.is_too_short() => {
-                anstream::println!("  none is advised: the recordings are too short");
+                outln!("  none is advised: the recordings are too short")?;
             }
-            None => anstream::println!(
+            None => outln!(
                 "  no bound that {} can reach stays within {} a day here",
                 counted(tuned.ranks, "rank"),
                 report.limit_per_day
-            ),
+            )?,
         }
-        anstream::println!();
+        outln!()?;
     }
     anstream::eprintln!(
         "every firing is counted as a false alarm: what is said here holds only if nothing in these recordings was a true incident"

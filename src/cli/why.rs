@@ -31,9 +31,9 @@ pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let status: Status = args.agent.get_of_all("status")?;
     let status = only(status, args.rule.as_deref())?;
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&status.rules)?);
+        outln!("{}", serde_json::to_string_pretty(&status.rules)?)?;
     } else {
-        anstream::print!("{}", told(&status));
+        out!("{}", told(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }

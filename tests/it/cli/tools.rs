@@ -440,3 +440,26 @@ fn https_to_a_port_that_speaks_http_is_said_so() {
     let told = text(&skewtrap(&["init", &format!("https://127.0.0.1:{port}")]).stderr);
     assert!(told.contains("that port speaks http, not https: write http://"), "{told}");
 }
+
+#[test]
+fn output_into_a_pipe_that_is_closed_early_ends_the_command_and_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state"][..],
+        &["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state", "--json"],
+        &["check", "--effective"],
+        &["schema", "config"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = crate::support::agent::skewtrap(dir.path())
+            .args(arguments)
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
