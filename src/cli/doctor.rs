@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::run::{RunArgs, config_of, source_of};
@@ -116,10 +117,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let checks = runtime.block_on(all(args, &plan, &rules, file))?;
     for check in &checks {
         if args.format.is_json() {
-            println!("{}", serde_json::to_string(check)?);
+            outln!("{}", serde_json::to_string(check)?)?;
         } else {
             let mark = check.level.mark();
-            println!("{mark}  {}  {}: {}", check.target, check.what, check.message);
+            outln!("{mark}  {}  {}: {}", check.target, check.what, check.message)?;
         }
     }
     Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -136,6 +137,7 @@ async fn all(
     if args.forget_future {
         State::open(&plan.state_dir)?.forget_future(clock.now())?;
     }
+    let cancel = ends(args.take_window)?;
     for target in &plan.targets {
         let Some(server) = &target.server else {
             checks.add(target, true, "server", "only its logs are read; nothing is captured on it".into());
@@ -148,7 +150,11 @@ async fn all(
         let own = tail.and_then(|c| plan.setup.sources.iter().find(|named| named.id == c.source));
         let zone = own.and_then(|named| named.zone.as_ref()).unwrap_or(&plan.setup.zone);
         let log = tail.map(|c| c.path.clone());
-        let examined = examine(server, target, (log.as_deref(), zone), clock).await;
+        let examined = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            examined = examine(server, target, (log.as_deref(), zone), clock) => examined,
+        };
         checks.server(target, &examined, clock.now());
         checks.watched(target, &examined.facts, rules, (server, plan.targets.len()));
         for rule in rules {
@@ -169,14 +175,37 @@ async fn all(
                 logs: target.logs.clone(),
                 nsys: Nsys::new("nsys"),
             };
-            checks.window(target, handle, &examined.facts, plan, (clock, log)).await?;
+            checks.window(target, handle, &examined.facts, plan, (clock, log), cancel.clone()).await?;
         }
+    }
+    if let Some(last) = plan.targets.last().filter(|_| cancel.is_cancelled()) {
+        checks.add(
+            last,
+            false,
+            "end",
+            "a signal ended this: what is not told above was not looked at".into(),
+        );
     }
     #[cfg(feature = "fleet")]
     if let Some(store) = &plan.store {
         checks.store(store).await;
     }
     Ok(checks.all)
+}
+
+/// Cancelled by whatever would end this program, where it opens windows: none stays open, and no other is opened. Where it
+/// opens none, a signal just ends it.
+fn ends(takes_windows: bool) -> std::io::Result<CancellationToken> {
+    let cancel = CancellationToken::new();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    for kind in kinds.into_iter().filter(|_| takes_windows) {
+        let (mut signals, stop) = (signal(kind)?, cancel.clone());
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(cancel)
 }
 
 struct Checks {
@@ -386,6 +415,7 @@ impl Checks {
         facts: &Facts,
         plan: &Plan,
         (clock, log): (Clock, Option<PathBuf>),
+        cancel: CancellationToken,
     ) -> anyhow::Result<()> {
         if plan.store.is_some() {
             let why = "none is taken here: with a `store` windows are opened under the lease of the pool, which the running agent takes; ask it for one: `skewtrap capture start --reason \"a look\"`";
@@ -431,12 +461,6 @@ impl Checks {
             Ok(None) => {}
             Ok(Some(capture_plan)) => {
                 let usual_health = facts.health.median().unwrap_or_default();
-                let cancel = CancellationToken::new();
-                let stop = cancel.clone();
-                tokio::spawn(async move {
-                    let _ = tokio::signal::ctrl_c().await;
-                    stop.cancel();
-                });
                 let outcome = take_one(&store, &handle, log, &capture_plan, usual_health, cancel)
                     .await
                     .context("no window was taken")?;

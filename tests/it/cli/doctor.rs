@@ -1,12 +1,13 @@
 //! `skewtrap doctor` against a double: what it says of a good server, and of everything that is wrong.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::agent::run;
-use crate::support::stage::{Stage, config};
+use crate::support::agent::{run, skewtrap};
+use crate::support::stage::{Stage, config, until};
 use skewtrap::clock::wall_time;
-use skewtrap::demo::sglang::Config;
+use skewtrap::demo::sglang::{Config, Faults};
 
 const BUSY: [(u32, u32); 2] = [(9, 0), (8, 0)];
 
@@ -171,4 +172,39 @@ async fn an_engine_that_the_server_contradicts_is_a_warning() {
     );
     assert_eq!(doctor("sglang").await, None);
     assert_eq!(doctor("auto").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_ends_doctor_in_a_window_closes_that_and_no_other_is_opened() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let faults = Faults { slow_export: Duration::from_secs(60), ..Faults::default() };
+        let slow = Stage::of(Config { faults, ..config(&BUSY) }, first.path()).await;
+        let other = Stage::of(config(&BUSY), second.path()).await;
+        let log = |stage: &Stage| stage.double.log_path.display().to_string();
+        let (url, other_url) = (&slow.double.url, &other.double.url);
+        let text = format!(
+            "targets:\n- {{ name: a, url: '{url}', logs: ['{}'] }}\n- {{ name: b, url: '{other_url}', logs: ['{}'] }}\n",
+            log(&slow),
+            log(&other)
+        );
+        std::fs::write(first.path().join("skewtrap.yaml"), text).unwrap();
+        let mut command = tokio::process::Command::from(skewtrap(first.path()));
+        command.args(["doctor", "--config", "skewtrap.yaml", "--state-dir", "doctor-state", "--take-window"]);
+        command.args(["--output-dir", &slow.base()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let doctor = command.spawn().unwrap();
+        let posts =
+            |stage: &Stage, path: &str| stage.double.requests().iter().filter(|r| r.path == path).count();
+        let id = doctor.id().unwrap().to_string();
+        let (output, ()) = tokio::join!(doctor.wait_with_output(), async {
+            until(first.path(), "a window", || posts(&slow, "/start_profile") > 0, String::new).await;
+            std::process::Command::new("kill").args(["-s", signal, &id]).status().unwrap();
+        });
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{signal}: {said}");
+        assert!(posts(&slow, "/stop_profile") > 0, "{signal}: {said}");
+        assert_eq!(posts(&other, "/start_profile"), 0, "{signal}: {said}");
+        assert!(said.contains("a signal ended this"), "{signal}: {said}");
+    }
 }
