@@ -3,17 +3,22 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use skewtrap::act::nsys::Nsys;
+use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::agent::capture::nsys::close;
 use skewtrap::agent::cost::Meter;
 use skewtrap::clock::{Clock, wall_time};
 use skewtrap_core::capture::NsysSession;
+use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::stall::UsualIntervals;
 use skewtrap_core::incident::CaptureOutcome;
 use skewtrap_core::message::serving;
 use skewtrap_core::signal::sample::Source;
 use skewtrap_trace::rank::Rank;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::nsys::{FAKE, Wrapped, report};
 use crate::support::stage;
@@ -159,7 +164,7 @@ async fn a_stop_that_took_nothing_is_sent_again_and_a_list_that_fails_proves_not
 #[tokio::test]
 async fn what_was_closed_or_whose_agent_ends_while_its_session_was_looked_for_is_not_started() {
     let server = Wrapped::fake(&["launch", "--session-new=mine"]);
-    let cancel = tokio_util::sync::CancellationToken::new();
+    let cancel = CancellationToken::new();
     cancel.cancel();
     let of_target = NsysSession::OfTarget;
     let kept = server.window_until("i1", of_target, Duration::from_millis(300), None, cancel).await;
@@ -177,7 +182,7 @@ async fn a_stop_for_which_nothing_can_be_started_is_tried_again_and_then_left_to
         let environment = std::mem::take(&mut server.handle.nsys.environment);
         server.handle.nsys = Nsys::new(&program);
         server.handle.nsys.environment = environment;
-        let cancel = tokio_util::sync::CancellationToken::new();
+        let cancel = CancellationToken::new();
         let (of_target, duration) = (NsysSession::OfTarget, Duration::from_millis(1_500));
         let window = server.window_until("i1", of_target, duration, None, cancel.clone());
         let (kept, ()) = tokio::join!(window, async {
@@ -321,4 +326,48 @@ async fn a_server_that_is_not_under_nsys_and_an_nsys_that_is_not_there_are_said_
     let why = server.fails("i2", NsysSession::OfTarget).await;
     assert!(why.contains("runs under no nsys session that can be proven; nsys has no session"), "{why}");
     assert!(why.contains("nsys profile --start-later=true"), "{why}");
+}
+
+#[tokio::test]
+async fn a_list_that_fails_after_a_crash_is_asked_for_again_until_what_was_left_is_stopped() {
+    for comes_back in [true, false] {
+        let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+        let session = id_of(&server);
+        let output = server.dir.path().join("report");
+        server.nsys(&["start", &format!("--session={session}"), "-o", &output.display().to_string()]);
+        server.fault("list_broken", "");
+        let now = server.store.clock.now();
+        let method = OpenMethod::Nsys { session, name: "mine".into() };
+        let attempt = Attempt {
+            id: "i1/1".into(),
+            rule: "r".into(),
+            target: "server".into(),
+            group: "server".into(),
+            incident: "i1".into(),
+            firing: String::new(),
+            at: now,
+            times_bound: 1.0,
+            over_at: None,
+            end: None,
+        };
+        let window = OpenWindow { granted: true, ..OpenWindow::of(&attempt, method, now) };
+        let (cancel, ended) = (CancellationToken::new(), AtomicBool::new(false));
+        let closing = async {
+            let result = close(&server.handle.nsys, &window, &output, now, &cancel).await;
+            ended.store(true, Ordering::Relaxed);
+            result
+        };
+        let (result, ()) = tokio::join!(closing, async {
+            // A list takes two: as JSON, and in columns.
+            while server.calls("sessions").len() < 3 && !ended.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            match comes_back {
+                true => std::fs::remove_file(server.state("list_broken")).unwrap(),
+                false => cancel.cancel(),
+            }
+        });
+        assert_eq!((result.left_open, result.unproven), (!comes_back, None), "{:?}", result.failure);
+        assert_eq!(server.calls("stop").len(), usize::from(comes_back));
+    }
 }

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::{Collection, SessionState, report, stop_session, wait_for};
+use super::{AGAIN, Collection, SessionState, report, stop_session, wait_for};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
@@ -51,6 +52,16 @@ pub async fn close(
             started(output).await;
             wait_for(nsys, session, LATE, |s| s.is(Readiness::Collecting)).await
         }
+    };
+    let seen = match seen {
+        SessionState::Unread(why) => match read_again(nsys, session, why, cancel).await {
+            Some(seen) => seen,
+            None => {
+                result.left_open = true;
+                return result;
+            }
+        },
+        seen => seen,
     };
     let seen = match seen {
         // Its stop was sent, and the report is being generated.
@@ -96,6 +107,31 @@ pub async fn close(
         }
     }
     result
+}
+
+/// The state of a session of which there was no list: whatever killed the agent before may be over in a moment, and nobody
+/// else would stop what it left. Asked for as long as a stop is tried; `None`: this agent ends before, and the next one asks.
+async fn read_again(
+    nsys: &Nsys,
+    session: &str,
+    why: String,
+    cancel: &CancellationToken,
+) -> Option<SessionState> {
+    let until = tokio::time::Instant::now() + EXPORT_LIMIT;
+    warn!(
+        "whether nsys session {session} still collects cannot be read yet ({why}); it is tried again every {} s",
+        AGAIN.as_secs()
+    );
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = cancel.cancelled() => return None,
+        }
+        let seen = wait_for(nsys, session, Duration::ZERO, |_| true).await;
+        if !matches!(seen, SessionState::Unread(_)) || tokio::time::Instant::now() >= until {
+            return Some(seen);
+        }
+    }
 }
 
 /// Waits for a start whose agent died: it outlives that agent and may take effect at any time.
