@@ -50,6 +50,16 @@ pub enum Address {
     Secret(SecretRef),
 }
 
+impl fmt::Display for Address {
+    /// For people; never the secret itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(url) => f.write_str(url),
+            Self::Secret(place) => place.fmt(f),
+        }
+    }
+}
+
 /// The reference as text; never the secret itself.
 pub fn shown_secret(field: &Field<TextOr<SecretText>>) -> Option<String> {
     match field.get()? {

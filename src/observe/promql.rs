@@ -28,7 +28,9 @@ pub struct Config {
     /// The HTTP client.
     pub client: Client,
     /// The Prometheus server: `http://prometheus:9090`.
-    pub url: Arc<str>,
+    pub url: Secret,
+    /// That address for people, who may not see it.
+    pub shown_url: Arc<str>,
     /// PromQL, an instant vector.
     pub query: Arc<str>,
     /// Sent as `Authorization: Bearer`.
@@ -74,15 +76,16 @@ pub async fn run(config: Config, sender: ObservationSender, cancel: Cancellation
 }
 
 async fn ask(config: &Config, room: &Room) -> Result<Vec<Sample>, Problem> {
-    let url = format!("{}/api/v1/query", config.url.trim_end_matches('/'));
-    let mut request = config.client.get(&url).query(&[("query", &*config.query)]);
+    let query_of = |url: &str| format!("{}/api/v1/query", url.trim_end_matches('/'));
+    let mut request = config.client.get(query_of(config.url.reveal())).query(&[("query", &*config.query)]);
     if let Some(bearer) = &config.bearer {
         request = request.bearer_auth(bearer.reveal());
     }
     let timeout = config.every.mul_f64(0.9).min(Duration::from_secs(30));
-    let failed = |why| Problem::BadQuery { url: config.url.clone(), query: config.query.clone(), why };
+    let failed = |why| Problem::BadQuery { url: config.shown_url.clone(), query: config.query.clone(), why };
+    let shown = query_of(&config.shown_url);
     let body =
-        fetch(request, url.into(), timeout, "is that a Prometheus server's address?", (body::PAGE, room))
+        fetch(request, shown.into(), timeout, "is that a Prometheus server's address?", (body::PAGE, room))
             .await;
     match body {
         // Prometheus answers 400 or 422 to a query that it cannot parse or execute.

@@ -35,6 +35,7 @@ mod agent {
     mod openapi;
     #[cfg(feature = "fleet")]
     mod pool;
+    mod query;
     mod recovery;
     mod reload;
     mod silence;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use skewtrap::clock::wall_time;
+use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap::observe::promql;
 use skewtrap::observe::sender::{ObservationBatch, observation_channel};
@@ -80,7 +81,8 @@ impl Prometheus {
             source: SourceId(0),
             signal: Signal(0),
             client: client(None).unwrap(),
-            url: self.url.as_str().into(),
+            url: Secret::new(self.url.as_str()),
+            shown_url: self.url.as_str().into(),
             query: query.into(),
             bearer: None,
             every: Duration::from_millis(200),

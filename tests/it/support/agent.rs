@@ -46,6 +46,20 @@ impl Agent {
         Self::of(command)
     }
 
+    /// One with variables of its environment.
+    pub fn with(dir: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        fs::write(dir.join("server.log"), "").expect("written");
+        let mut command = skewtrap(dir);
+        command.envs(environment.iter().copied()).arg("run").args(arguments);
+        Self::of(command)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(id, signal).expect("it is sent");
+    }
+
     /// One for which the disk of `folder` hangs; `None`, said loudly, where this user may not mount one.
     pub fn beside_hung_disk(dir: &Path, folder: &Path, arguments: &[&str]) -> Option<Self> {
         // A file system in user space that nobody serves, in a mount namespace of its own: it is gone with the agent.
