@@ -102,7 +102,7 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
         let page = page.unwrap_or_default();
         let engines = metrics.as_ref().map_or(1, |m| m.ranks().count().clamp(1, 1024) as u16);
         let facts = match server::facts(&server, engines).await {
-            Err(InfoError::Key { url }) => {
+            Err(InfoError::Key { url, .. }) => {
                 return Err(super::wrong(&format!(
                     "{url} wants a key; write `targets: [{{ url: ..., api_key: {{ env: SERVER_KEY }} }}]` in skewtrap.yaml by hand, and see `skewtrap doctor`"
                 )));

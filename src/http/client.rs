@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
+use reqwest::{NoProxy, Proxy};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use skewtrap_core::printable::{LIMIT, printable};
@@ -21,6 +22,9 @@ pub const USER_AGENT: &str = concat!("skewtrap/", env!("CARGO_PKG_VERSION"));
 
 /// The variables that name a proxy for plain HTTP, as the clients read them.
 const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+
+/// Names and addresses of this machine itself.
+const HERE: &str = "localhost,127.0.0.0/8,::1";
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +71,29 @@ fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError
         .map_err(|e| ClientError::Tls(e.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(reqwest::Client::builder()
+    let builder = proxies().into_iter().fold(reqwest::Client::builder(), reqwest::ClientBuilder::proxy);
+    Ok(builder
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
         .pool_idle_timeout(IDLE)
         .user_agent(USER_AGENT))
+}
+
+/// The proxies that the environment names, as reqwest reads them, but for what is on this machine: keys of servers and the
+/// agent's own token would go to the proxy in clear, which reaches nothing of it.
+fn proxies() -> Vec<Proxy> {
+    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let first = |names: [&str; 2]| names.iter().find_map(set);
+    // A program that a web server runs is told a request's `Proxy` header in HTTP_PROXY.
+    let is_cgi = std::env::var_os("REQUEST_METHOD").is_some();
+    let http = first(["HTTP_PROXY", "http_proxy"]).filter(|_| !is_cgi).map(Proxy::http);
+    let https = first(["HTTPS_PROXY", "https_proxy"]).map(Proxy::https);
+    let all = first(["ALL_PROXY", "all_proxy"]).map(Proxy::all);
+    let others = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    let direct = NoProxy::from_string(&format!("{others},{HERE}"));
+    // One whose address is none counts for nothing, as with reqwest itself.
+    let named = [http, https, all].into_iter().flatten().filter_map(Result::ok);
+    named.map(|proxy| proxy.no_proxy(direct.clone())).collect()
 }
 
 fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), ClientError> {

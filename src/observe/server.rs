@@ -65,11 +65,13 @@ pub enum InfoError {
     },
     /// It asks for a key.
     #[error(
-        "{url} answered 401: it wants a key, and `api_key` of this target is not set or is not the right one"
+        "{url} answered {status}: it wants a key, and `api_key` of this target is not set or is not the right one"
     )]
     Key {
         /// What was asked.
         url: String,
+        /// 401 or 403.
+        status: u16,
     },
     /// It is a worker of Dynamo without profile calls.
     #[error(
@@ -232,7 +234,7 @@ async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     };
     let answer = answer.map_err(unreached)?;
     match answer.status().as_u16() {
-        401 | 403 => Err(InfoError::Key { url: url() }),
+        status @ (401 | 403) => Err(InfoError::Key { url: url(), status }),
         200 => {
             let read = body::json(answer, body::INFO, INFO_LIMIT).await;
             read.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string(), refused: false })

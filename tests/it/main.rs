@@ -60,6 +60,7 @@ mod cli {
     mod doctor;
     mod newcomer;
     mod one_load;
+    mod proxy;
     mod replay;
     mod tools;
 }
