@@ -94,6 +94,8 @@ pub struct TargetPlan {
     pub name: Arc<str>,
     /// Where it is; `None` for a target that is only logs.
     pub server: Option<Server>,
+    /// Whether a list named it, and not the configuration.
+    pub is_discovered: bool,
     /// Which engine the configuration says that it runs.
     pub engine: EngineText,
     /// Its paths and ours.
@@ -257,6 +259,7 @@ fn target_plan(
         target: id,
         name: target.name.clone(),
         server,
+        is_discovered: target.is_discovered,
         engine: target.engine,
         paths: PathMap(map.collect()),
         folders: output_dir.into_iter().map(str::to_owned).collect(),

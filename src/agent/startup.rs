@@ -37,7 +37,7 @@ use skewtrap_core::watch::KeptIncident;
 pub(super) struct Places {
     state_dir: PathBuf,
     incident_dir: PathBuf,
-    /// The servers, by name and address.
+    /// The servers that may have been called otherwise before, by name and address.
     servers: Vec<(String, String)>,
     /// Whether the API needs a token of the agent's own.
     wants_token: bool,
@@ -46,7 +46,9 @@ pub(super) struct Places {
 impl Places {
     /// Those of a plan.
     pub(super) fn of(plan: &Plan) -> Self {
-        let servers = plan.targets.iter().filter_map(|target| {
+        // Addresses of pods are used again: the next pod there is another server.
+        let named = plan.targets.iter().filter(|target| !target.is_discovered);
+        let servers = named.filter_map(|target| {
             let address = target.server.as_ref()?.address()?;
             Some((target.name.to_string(), address))
         });

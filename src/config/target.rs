@@ -162,6 +162,8 @@ pub struct Target {
     pub path_map: Vec<(String, String)>,
     /// Targets of one group have at most one window open among them.
     pub group: Arc<str>,
+    /// Whether a list named it, and not the configuration.
+    pub is_discovered: bool,
     /// Where its settings came from.
     pub settings: Settings,
 }
@@ -198,6 +200,7 @@ impl Target {
             path_map: Vec::new(),
             group: name.clone(),
             name,
+            is_discovered: false,
             settings: Settings::default(),
         }
     }

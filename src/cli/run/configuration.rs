@@ -151,7 +151,7 @@ fn discover(config: &mut Config, beside: &Path, seen: &ReadLog) -> anyhow::Resul
         if config.targets.iter().any(|known| known.name == target.name) {
             bail!(wrong(&format!("{}: a target is called `{}` already", path.display(), target.name)));
         }
-        config.targets.push(target);
+        config.targets.push(Target { is_discovered: true, ..target });
     }
     Ok(())
 }

@@ -214,3 +214,44 @@ async fn a_list_is_fetched_from_the_address_that_the_configuration_says_now() {
     };
     skewtrap::world::blocking(talk).await.expect("it runs");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_at_an_address_that_another_had_is_another_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pod = |name: &str| {
+        serde_json::json!({
+            "metadata": {"name": name, "labels": {"app": "chat"}},
+            "status": {"phase": "Running", "podIP": "127.0.0.1"},
+        })
+    };
+    let pods = Arc::new(Mutex::new(vec![pod("chat-0")]));
+    let served = pods.clone();
+    let api = axum::Router::new().route(
+        "/api/v1/namespaces/prod/pods",
+        axum::routing::get(move || {
+            let items = served.lock().expect("whole").clone();
+            async move { axum::Json(serde_json::json!({"kind": "PodList", "metadata": {}, "items": items})) }
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, api).await });
+    let at = dir.path().display();
+    let text = format!(
+        "targets: [{{ name: mine, logs: [server.log] }}]\ndiscover:\n  kubernetes: {{ selector: app=chat, port: 1, namespace: prod, api: '{url}' }}\n  every: 1s\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    std::fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
+    let talk = move || {
+        let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+        agent.until("the list of targets has changed: 1 came, 0 went");
+        agent.until("status page and API on ");
+        pods.lock().expect("whole").clear();
+        agent.until("the list of targets has changed: 0 came, 1 went");
+        agent.until("status page and API on ");
+        *pods.lock().expect("whole") = vec![pod("chat-1")];
+        agent.until("the list of targets has changed: 1 came, 0 went");
+        let heard = agent.until("status page and API on ");
+        assert!(!heard.iter().any(|line| line.contains("is the server that was called")), "{heard:#?}");
+    };
+    skewtrap::world::blocking(talk).await.expect("it runs");
+}
