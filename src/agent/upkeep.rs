@@ -202,8 +202,12 @@ impl Agent {
     }
 
     /// Closes open windows, sends what can be sent at once, ends every task.
-    pub(super) async fn stop(&mut self, Inputs { inbox, sees, delivered, .. }: &mut Inputs) {
-        systemd::stopping(GRACE);
+    pub(super) async fn stop(&mut self, Inputs { cancel, inbox, sees, delivered, .. }: &mut Inputs) {
+        // To systemd nothing stops where another agent begins in this process: it would kill that after its time limit.
+        match cancel.is_cancelled() {
+            true => systemd::stopping(GRACE),
+            false => systemd::status("beginning anew with what changed in the configuration"),
+        }
         self.windows.cancel();
         let limit = tokio::time::Instant::now() + GRACE;
         let mut effects = Vec::new();

@@ -28,6 +28,13 @@ use skewtrap_core::capture::sizing::max_stall_of;
 /// How often the files of the configuration are checked for changes.
 const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a node says to systemd that it lives, where that has not said how often.
+#[cfg(feature = "fleet")]
+const NODE_PULSE: Duration = Duration::from_secs(10);
+/// What a node may take to end.
+#[cfg(feature = "fleet")]
+const NODE_GRACE: Duration = Duration::from_secs(2);
+
 /// What a node's agent that has no store is told.
 const NODE_NEEDS_STORE: &str = "`--role node` needs a store, in which it hears of windows: write `store: s3://BUCKET/PREFIX` and `pool:` as the agent beside the server has them, and give the file with --config";
 
@@ -125,6 +132,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let args = &command.args;
     let (config, read) = config_and_files(args);
     let (config, read) = (config?, read.files.into_inner());
+    let _last_lines = log_queue::FlushAtEnd;
     start_logging(config.log, command.log_level);
     if args.role == Role::Node {
         return run_node(&config, args.node.clone());
@@ -132,7 +140,6 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let source = source_of(args);
     if config.targets.is_empty() && config.discover.is_none() {
         let file = source.0.as_ref().map_or_else(String::new, |path| path.display().to_string());
-    let _last_lines = log_queue::FlushAtEnd;
         bail!(wrong(&format!(
             "nothing to watch: {file} names no server; list one under `targets`, or name under `discover` where they are \
              listed (`skewtrap init URL` writes a file to begin with)"
@@ -176,6 +183,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
         plan,
         discovers: config.discover.is_some(),
         targets: config.targets,
+        settings: config.settings,
     }));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
@@ -183,7 +191,6 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-        settings: config.settings,
 #[cfg(not(feature = "fleet"))]
 fn run_node(_: &Config, _: Option<String>) -> anyhow::Result<ExitCode> {
     bail!(wrong(
@@ -196,6 +203,7 @@ fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
     use tokio::signal::unix::{SignalKind, signal};
     use tokio_util::sync::CancellationToken;
 
+    use crate::act::systemd;
     use crate::agent::node::{self, NodePlan};
     use skewtrap_core::capture::path_map::PathMap;
     let Some(store) = config.store.clone() else {
@@ -219,13 +227,24 @@ fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let cancel = CancellationToken::new();
         let (stop, mut terminate) = (cancel.clone(), signal(SignalKind::terminate())?);
+        let mut hangups = signal(SignalKind::hangup())?;
+        let mut pulse = tokio::time::interval(systemd::watchdog().unwrap_or(NODE_PULSE));
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = tokio::signal::ctrl_c() => break,
+                    Some(()) = hangups.recv() => tracing::info!(
+                        "a node reads its configuration at its start only: restart it for what has changed"
+                    ),
+                    // On the thread of the node itself: where that hangs, this does.
+                    _ = pulse.tick() => systemd::alive(),
+                }
             }
+            systemd::stopping(NODE_GRACE);
             stop.cancel();
         });
+        systemd::ready("bringing the ranks of this host");
         node::run(plan, cancel).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

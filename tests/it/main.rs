@@ -39,9 +39,9 @@ mod agent {
     mod recovery;
     mod reload;
     mod silence;
-    mod upgrade;
     mod stderr;
     mod systemd;
+    mod upgrade;
 }
 
 mod capture {
