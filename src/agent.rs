@@ -87,6 +87,8 @@ const INBOX: usize = 1024;
 const TOGETHER: Duration = Duration::from_millis(10);
 /// What closing an open window may take at the end.
 pub const GRACE: Duration = Duration::from_secs(12);
+/// What the whole end may take, less the last writes: Kubernetes kills after 30 s.
+const END: Duration = Duration::from_secs(22);
 /// What the last writes of the state may take at the end.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
@@ -307,13 +309,23 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let StartedAgent { mut agent, mut inputs, archivist, mut effects } = begin::begin(plan, run).await?;
     let ended = agent.go_on(&mut inputs, &mut effects).await;
     agent.save_what_goes_on();
+    let limit = tokio::time::Instant::now() + END;
     agent.stop(&mut inputs).await;
     // That of the disk, where it answered after the start.
     let state = agent.store.state.clone();
     drop(agent);
-    let _ = tokio::time::timeout(GRACE, archivist).await;
-    // What was delivered last would be sent again by the next agent. A disk that hangs keeps nobody longer.
-    let _ = crate::world::blocking(move || state.settle(LAST_WRITES)).await;
+    // What was delivered last would be sent again by the next agent, so that is written first. A disk that hangs keeps
+    // nobody longer.
+    let settle = |state: &State| {
+        let state = state.clone();
+        crate::world::blocking(move || state.settle(LAST_WRITES))
+    };
+    let is_settled = settle(&state).await.unwrap_or(false);
+    let _ = tokio::time::timeout_at(limit, archivist).await;
+    if is_settled {
+        // What the archive had written down of its bundles.
+        let _ = settle(&state).await;
+    }
     ended
 }
 

@@ -22,6 +22,8 @@ use skewtrap_core::status::Scope;
 use skewtrap_core::watch::{Effect, Event};
 use skewtrap_trace::time::Time;
 
+/// How long messages that wait are delivered at the end: a backlog may be of hours, and its rest is in the outbox.
+const LAST_DELIVERIES: Duration = Duration::from_secs(2);
 /// So much of what the page draws is remembered.
 const HISTORY: Duration = Duration::from_secs(600);
 
@@ -223,7 +225,8 @@ impl Agent {
         }
         // What can be delivered at once is; the rest is in the outbox, unless its disk hangs.
         loop {
-            match tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await {
+            let until = limit.min(tokio::time::Instant::now() + Duration::from_millis(200));
+            match tokio::time::timeout_at(until, delivered.recv()).await {
                 Ok(Some(report)) => self.delivered(report),
                 Err(_) if self.notifier.is_writing() => self.notifier.hand_over_all(),
                 Ok(None) | Err(_) => break,
@@ -243,22 +246,31 @@ mod tests {
     use crate::agent::{Run, StartedAgent};
     use crate::clock::Clock;
     use crate::config::file::load;
+        let limit = tokio::time::Instant::now() + LAST_DELIVERIES;
     use tokio::sync::oneshot;
 
     /// One that has begun and watches nothing.
     async fn begun(dir: &std::path::Path) -> StartedAgent {
         let at = dir.display();
         let text = format!(
+            if tokio::time::Instant::now() >= limit {
+                break;
+            }
             "targets: [{{ url: 'http://127.0.0.1:9' }}]\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\n"
         );
         let loaded = load("skewtrap.yaml", &text, &|_| Ok(Vec::new()));
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        // What was delivered meanwhile would be sent again by the next agent.
+        while let Ok(report) = delivered.try_recv() {
+            self.delivered(report);
+        }
         let run = Run {
             clock: Clock::start(),
             cancel: tokio_util::sync::CancellationToken::new(),
             reloads: std::sync::Arc::default(),
             on_effect: Box::new(|_| {}),
             reload: std::sync::Arc::new(|| anyhow::bail!("nothing is read again")),
+    use crate::act::notify::DeliveryOutcome;
             serves: false,
             background: None,
         };
@@ -283,3 +295,48 @@ mod tests {
         assert_eq!(agent.watch.silences().len(), 1);
     }
 }
+    #[tokio::test]
+    async fn a_backlog_that_goes_on_being_delivered_does_not_keep_the_agent_from_ending() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let StartedAgent { mut agent, mut inputs, .. } = begun(dir.path()).await;
+        let (tx, delivered) = tokio::sync::mpsc::channel(1);
+        inputs.delivered = delivered;
+        let delivering = tokio::spawn(async move {
+            for number in 0.. {
+                let (_acknowledge, waits) = oneshot::channel();
+                let (key, receiver) = (format!("hook/{number}").into(), "hook".into());
+                let outcome =
+                    DeliveryOutcome { key, receiver, at: Time::default(), result: DeliveryResult::Sent };
+                if tx.send(DeliveryReport { outcome, _acknowledge }).await.is_err() {
+                    return;
+                }
+                // As a worker does.
+                let _ = waits.await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(20), agent.stop(&mut inputs)).await;
+        delivering.abort();
+        assert!(ended.is_ok(), "it goes on for as long as anything is delivered");
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_every_minute_waits_once_for_a_disk_that_hangs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut agent = begun(dir.path()).await.agent;
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        agent.store.state.later(move |_| {
+            let _ = waits.recv();
+            Ok(())
+        });
+        let before = agent.store.state.waiting();
+        for _ in 0..100 {
+            agent.keep_learned();
+        }
+        assert_eq!(agent.store.state.waiting() - before, 1);
+        drop(goes_on);
+        assert!(agent.store.state.settle(Duration::from_secs(20)));
+        agent.keep_learned();
+        assert!(agent.store.state.settle(Duration::from_secs(20)));
+    }
+
