@@ -29,7 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
@@ -106,6 +106,47 @@ pub enum ServeError {
 struct Shared {
     context: ApiContext,
     incident_dir: Arc<PathBuf>,
+    bundle_disk: BundleDisk,
+}
+
+/// The disk of the bundles, which may hang: then a few requests wait for it, each on a thread, and the others are told.
+#[derive(Clone, Debug)]
+struct BundleDisk(Arc<Semaphore>);
+
+impl BundleDisk {
+    /// So many threads may wait for it: the runtime's other work on disks, windows' and DNS' too, needs some.
+    const THREADS: usize = 4;
+    /// How long a request waits for it.
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(Self::THREADS)))
+    }
+
+    /// What `read` gives.
+    ///
+    /// # Errors
+    /// The disk does not answer in time.
+    async fn read<T: Send + 'static>(&self, read: Box<dyn FnOnce() -> T + Send>) -> Result<T, ApiError> {
+        let turn = self.turn().await.ok_or_else(Self::hangs)?;
+        let reading = crate::world::blocking(move || {
+            let result = read();
+            // The thread waits for as long as the disk does, whoever has left.
+            drop(turn);
+            result
+        });
+        let read = tokio::time::timeout(Self::LIMIT, reading).await;
+        read.ok().and_then(Result::ok).ok_or_else(Self::hangs)
+    }
+
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::time::timeout(Self::LIMIT, self.0.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    fn hangs() -> ApiError {
+        let why = "the disk of the incidents does not answer: look at the folder that `incident_dir` names";
+        ApiError(StatusCode::SERVICE_UNAVAILABLE, why.into())
+    }
 }
 
 impl Shared {
@@ -129,7 +170,11 @@ impl ApiServer {
     /// Binds the addresses, and returns why one could not be served: it is taken, or it is reachable from
     /// other machines and there is no token. One that fails does not affect the other.
     pub async fn bind(config: &ServeConfig, context: ApiContext) -> (Self, Vec<ServeError>) {
-        let shared = Shared { context, incident_dir: Arc::new(config.incident_dir.clone()) };
+        let shared = Shared {
+            context,
+            incident_dir: Arc::new(config.incident_dir.clone()),
+            bundle_disk: BundleDisk::new(),
+        };
         let mut errors = Vec::new();
         let api = match api_listener(config).await {
             Ok(listener) => Some((listener, api_router(shared.clone(), Access::new(config)))),
@@ -267,5 +312,38 @@ struct ApiError(StatusCode, String);
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.0, axum::Json(serde_json::json!({ "error": self.1 }))).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_a_few_threads_and_no_request_for_long() {
+        let (disk, started) = (BundleDisk::new(), Arc::new(AtomicUsize::new(0)));
+        let (answers, hangs) = std::sync::mpsc::channel::<()>();
+        let hangs = Arc::new(Mutex::new(hangs));
+        let reads: Vec<_> = (0..20)
+            .map(|_| {
+                let (disk, started, hangs) = (disk.clone(), started.clone(), hangs.clone());
+                tokio::spawn(async move {
+                    let read = move || {
+                        started.fetch_add(1, Ordering::Relaxed);
+                        let _ = hangs.lock().expect("no panic").recv();
+                    };
+                    disk.read(Box::new(read)).await.map_err(|error| error.0)
+                })
+            })
+            .collect();
+        for read in reads {
+            assert_eq!(read.await.expect("no panic"), Err(StatusCode::SERVICE_UNAVAILABLE));
+        }
+        assert_eq!(started.load(Ordering::Relaxed), BundleDisk::THREADS);
+        drop(answers);
+        assert_eq!(disk.read(Box::new(|| 7)).await.ok(), Some(7));
     }
 }

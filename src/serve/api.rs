@@ -188,7 +188,8 @@ pub(super) async fn rule(
 /// The incidents in the agent's memory and those whose bundle still exists, newest first.
 pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident>> {
     let dir = shared.incident_dir.clone();
-    let stored = crate::world::blocking(move || files::incidents(&dir)).await.unwrap_or_default();
+    // Where the disk hangs, those in memory are told all the same.
+    let stored = shared.bundle_disk.read(Box::new(move || files::incidents(&dir))).await.unwrap_or_default();
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
     by_id.extend(shared.agent().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
     Json(by_id.into_values().rev().collect())
@@ -217,7 +218,7 @@ pub(super) async fn incident(
     }
     let dir = shared.incident_dir.clone();
     let name = id.clone();
-    let stored = crate::world::blocking(move || files::incident(&dir, &name)).await.ok().flatten();
+    let stored = shared.bundle_disk.read(Box::new(move || files::incident(&dir, &name))).await?;
     let missing = || ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}"));
     with_next(&stored.ok_or_else(missing)?)
 }

@@ -42,14 +42,14 @@ pub(super) async fn list(
     State(shared): State<Shared>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Vec<BundleFile>>, ApiError> {
-    let found = crate::world::blocking(move || {
-        open_below(&shared.incident_dir, &[&id], OFlags::DIRECTORY)?;
+    let dir = shared.incident_dir.clone();
+    let found = shared.bundle_disk.read(Box::new(move || -> std::io::Result<_> {
+        open_below(&dir, &[&id], OFlags::DIRECTORY)?;
         let mut files = Vec::new();
-        walk(&shared.incident_dir.join(&id), "", DEPTH, &mut files);
+        walk(&dir.join(&id), "", DEPTH, &mut files);
         Ok(files)
-    });
-    let found: Result<_, std::io::Error> = found.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    found.map(Json).map_err(|_| missing())
+    }));
+    found.await?.map(Json).map_err(|_| missing())
 }
 
 pub(super) async fn file(
@@ -62,14 +62,14 @@ pub(super) async fn file(
         access.check_token(&headers, true)?;
     }
     let kind = kind_of(&path);
-    let opened = crate::world::blocking(move || {
+    let dir = shared.incident_dir.clone();
+    let opened = shared.bundle_disk.read(Box::new(move || -> std::io::Result<_> {
         let steps: Vec<&str> = std::iter::once(&*id).chain(path.split('/')).collect();
-        let file = open_below(&shared.incident_dir, &steps, OFlags::empty())?;
+        let file = open_below(&dir, &steps, OFlags::empty())?;
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata.len())) } else { Err(std::io::ErrorKind::NotFound.into()) }
-    });
-    let opened: Result<_, std::io::Error> = opened.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    let (file, size) = opened.map_err(|_| missing())?;
+    }));
+    let (file, size) = opened.await?.map_err(|_| missing())?;
     let mut response = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file))).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
