@@ -243,7 +243,7 @@ pub async fn open(
         return Ok(Err(over.into()));
     }
     // Whatever becomes of this task.
-    turn.iter_mut().for_each(|turn| turn.set_open(true));
+    turn.set_open(true);
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, request, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
@@ -251,7 +251,7 @@ pub async fn open(
     early.iter().for_each(|event| run.handle(event));
     run.carry_out(vec![start], now);
     let outcome = see_through(target, request, run, files, links).await;
-    turn.iter_mut().for_each(|turn| turn.set_open(outcome.may_be_open()));
+    turn.end(outcome.may_be_open()).await;
     Ok(Ok(outcome))
 }
 
@@ -308,6 +308,34 @@ pub async fn begin(
     Ok(if waited > GRANT_LIMIT { Err(TooLate { waited }) } else { Ok(()) })
 }
 
+/// This agent's turn on a server, where there is one. Giving it back writes into a folder that may hang, so a thread that may
+/// wait for it does that.
+#[derive(Debug)]
+pub struct Turn(Option<Lease>);
+
+impl Turn {
+    fn set_open(&mut self, is_open: bool) {
+        self.0.iter_mut().for_each(|lease| lease.set_open(is_open));
+    }
+
+    /// Gives it back, before another window asks for it; a folder that hangs is not waited for long.
+    pub async fn end(mut self, may_be_open: bool) {
+        self.set_open(may_be_open);
+        if let Some(lease) = self.0.take() {
+            let giving_back = crate::world::blocking(move || drop(lease));
+            let _ = tokio::time::timeout(TURN_LIMIT, giving_back).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take().filter(|_| tokio::runtime::Handle::try_current().is_ok()) {
+            drop(crate::world::blocking(move || drop(lease)));
+        }
+    }
+}
+
 /// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not
 /// the window: it is rare that two agents watch one server.
 async fn turn(
@@ -315,7 +343,7 @@ async fn turn(
     request: &StartRequest,
     state: &State,
     now: Time,
-) -> Result<Option<Lease>, Holder> {
+) -> Result<Turn, Holder> {
     let folder = request
         .marks
         .dir
@@ -327,15 +355,15 @@ async fn turn(
     let taking =
         crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &address), &holder, now));
     match tokio::time::timeout(TURN_LIMIT, taking).await {
-        Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
+        Ok(Ok(Ok(Ok(lease)))) => Ok(Turn(Some(lease))),
         Ok(Ok(Ok(Err(other)))) => Err(other),
         Ok(Ok(Err(error))) => {
             warn!(%error, "whether another agent has a window open on this server cannot be told");
-            Ok(None)
+            Ok(Turn(None))
         }
         Ok(Err(_)) | Err(_) => {
             warn!("whether another agent has a window open on this server cannot be told: its folder hangs");
-            Ok(None)
+            Ok(Turn(None))
         }
     }
 }
@@ -347,15 +375,13 @@ pub async fn turn_to_close(
     request: &StartRequest,
     (state, clock): (&State, Clock),
     cancel: &CancellationToken,
-) -> Option<Option<Lease>> {
+) -> Option<Turn> {
     let mut is_told = false;
     loop {
         let other = match turn(handle, request, state, clock.now()).await {
-            Ok(turn) => {
-                return Some(turn.map(|mut turn| {
-                    turn.set_open(true);
-                    turn
-                }));
+            Ok(mut turn) => {
+                turn.set_open(true);
+                return Some(turn);
             }
             Err(other) => other,
         };
@@ -613,5 +639,48 @@ async fn outcome(
         longest,
         past,
         recovered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::world::stand_in;
+
+    /// A machine whose disk takes no operation.
+    struct Hung;
+
+    impl stand_in::Machine for Hung {
+        fn wall_time(&self) -> Time {
+            Time::default()
+        }
+
+        fn disk(&self) -> stand_in::Until {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_hangs_while_a_turn_is_given_back_holds_up_nobody() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let holder =
+            |agent: &str| Holder { agent: agent.into(), process: 7, until: Time::from_epoch_s(10.0) };
+        let taken = |name: &str| {
+            let lease = lease::take(&dir.path().join(name), &holder(name), Time::default());
+            Turn(Some(lease.expect("it is written").expect("nobody has it")))
+        };
+        let (ended, dropped) = (taken("ended"), taken("dropped"));
+        stand_in::set(Some(Arc::new(Hung)));
+        let begun = tokio::time::Instant::now();
+        ended.end(false).await;
+        drop(dropped);
+        assert!(begun.elapsed() <= TURN_LIMIT, "{:?}", begun.elapsed());
+        stand_in::set(None);
+        for name in ["ended", "dropped"] {
+            let left = std::fs::read(dir.path().join(name)).expect("it is there");
+            assert!(!left.is_empty(), "this thread has waited for the folder of {name}");
+        }
     }
 }

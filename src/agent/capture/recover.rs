@@ -262,7 +262,7 @@ async fn closed(
     match window.method.clone() {
         OpenMethod::Http(request) => {
             let of = (&store.state, store.clock);
-            let Some(mut turn) = window::turn_to_close(&handle, &request, of, &cancel).await else {
+            let Some(turn) = window::turn_to_close(&handle, &request, of, &cancel).await else {
                 return CaptureResult { left_open: true, ..CaptureResult::default() };
             };
             let (mut lines, mut ends) = (Lines::new(), Vec::new());
@@ -288,7 +288,7 @@ async fn closed(
             let state = (&store.state, store.clock);
             let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
             readers.iter().for_each(tokio::task::JoinHandle::abort);
-            turn.iter_mut().for_each(|turn| turn.set_open(outcome.may_be_open()));
+            turn.end(outcome.may_be_open()).await;
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
