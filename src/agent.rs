@@ -37,7 +37,7 @@ pub mod upload;
 pub mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -241,14 +241,14 @@ pub struct Agent {
     configured: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
     manual_capture: CaptureSpec,
-    /// The alerts of other systems that have asked for a capture.
-    handled: Arc<HandledAlerts>,
     /// Whether what was learned still waits to be saved.
     learned_waits: Weak<()>,
     /// Whether room for bundles still waits to be made.
     room_waits: Weak<()>,
     /// Nothing would keep count of windows, or take their files: none is opened, whatever the configuration says.
     only_watch: bool,
+    /// The alerts of other systems that have asked for a capture.
+    handled: Arc<HandledAlerts>,
     /// Servers of which the log has said that their ranks cannot be compared.
     of_one_load: BTreeSet<TargetId>,
 }
@@ -269,8 +269,6 @@ pub struct Reload {
     pub receivers: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
     pub manual_capture: CaptureSpec,
-    /// Whether the agent is to end, for another to begin with what changed beside that.
-    pub begins_anew: bool,
     /// What a day may cost.
     pub budget: Budget,
     /// Bytes that must stay free on every disk involved.
@@ -279,6 +277,8 @@ pub struct Reload {
     pub watch_only: bool,
     /// What else has changed and needs a restart: the keys.
     pub waiting: Vec<String>,
+    /// Whether the agent is to end, for another to begin with what changed beside that.
+    pub begins_anew: bool,
 }
 
 /// How the agent is run.
@@ -384,7 +384,7 @@ impl Agent {
                     self.effort.clone().count(Stage::Publish, || self.publish(wanted));
                 }
                 _ = sweep.tick() => self.sweep(),
-                _ = keep_learned.tick() => self.save_what_goes_on(),
+                _ = keep_learned.tick() => self.keep_learned(),
                 Some(item) = inputs.inbox.recv() => self.take(item, effects),
                 // Last: a log that never ends must not keep the rest from its turn.
                 Some(seen) = inputs.sees.recv() => self.observed(seen, effects),

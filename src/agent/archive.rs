@@ -37,8 +37,8 @@ pub enum Job {
     Update(Box<Incident>),
     /// An incident's capture ended: with this its bundle is complete, and the state may forget it.
     Captured(Box<Incident>),
-    /// Room is to be made for a window of so many bytes.
-    MakeRoom(u64),
+    /// Room is to be made for a window of so many bytes; what tells that this waits is dropped when it is done.
+    MakeRoom(u64, Arc<()>),
 }
 
 /// What the store remembers of a group: hundreds of thousands of samples at the most, which the loop
@@ -165,7 +165,7 @@ fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) ->
             }
             Done::Wrote(updated)
         }
-        Job::MakeRoom(bytes) => {
+        Job::MakeRoom(bytes, _waits) => {
             let swept = retention::sweep(bundles, state.agent(), keep, bytes, clock.now());
             for incident in &swept.deleted {
                 tracing::info!(incident, "its bundle was deleted: the newer ones need the room");

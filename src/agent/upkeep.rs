@@ -34,9 +34,9 @@ impl Agent {
         self.metrics.disk.tell(self.disk_trouble());
         self.notifier.hand_over_overdue();
         self.metrics.without_row(self.notifier.without_row());
+        self.metrics.log_lines_dropped(log_queue::dropped());
         let before = self.clock.now();
         if let Some(jump) = self.clock.follow(wall_time()) {
-        self.metrics.log_lines_dropped(log_queue::dropped());
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
             self.clock_was_set(before);
         }
@@ -119,6 +119,22 @@ impl Agent {
         self.store.state.later(move |state| state.save_known(&learned, &open));
     }
 
+    /// The same from time to time: not again while that of before still waits for a disk that hangs, for all of it is held in
+    /// memory until then.
+    pub(super) fn keep_learned(&mut self) {
+        if self.learned_waits.strong_count() > 0 {
+            return;
+        }
+        let waits = Arc::new(());
+        self.learned_waits = Arc::downgrade(&waits);
+        let (learned, open) = (self.watch.baselines(self.clock.now()), self.watch.kept_incidents());
+        self.store.state.later(move |state| {
+            let saved = state.save_known(&learned, &open);
+            drop(waits);
+            saved
+        });
+    }
+
     /// The same of one server, of which something is told.
     pub(super) fn save_what_goes_on_at(&self, target: &Arc<str>, has_learned: bool) {
         let now = self.clock.now();
@@ -150,14 +166,19 @@ impl Agent {
     }
 
     /// Has the bundles evicted that a window of the size learned so far would leave no room for.
-    pub(super) fn make_room(&self) {
+    pub(super) fn make_room(&mut self) {
         let coming = self.targets.iter().map(|handle| {
             let info = self.watch.facts(handle.target).and_then(|f| f.server.as_ref());
             let ranks = info.map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
             self.watch.ledger().estimate(&handle.name, ranks).bytes
         });
+        if self.room_waits.strong_count() > 0 {
+            return;
+        }
+        let waits = Arc::new(());
+        self.room_waits = Arc::downgrade(&waits);
         // The archive ends only with the agent.
-        let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0)));
+        let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0), waits));
     }
 
     /// Until when messages about a record's rule and server are silenced, if they are.
@@ -224,6 +245,7 @@ impl Agent {
             self.carry_out(&mut effects);
         }
         // What can be delivered at once is; the rest is in the outbox, unless its disk hangs.
+        let limit = tokio::time::Instant::now() + LAST_DELIVERIES;
         loop {
             let until = limit.min(tokio::time::Instant::now() + Duration::from_millis(200));
             match tokio::time::timeout_at(until, delivered.recv()).await {
@@ -231,9 +253,16 @@ impl Agent {
                 Err(_) if self.notifier.is_writing() => self.notifier.hand_over_all(),
                 Ok(None) | Err(_) => break,
             }
+            if tokio::time::Instant::now() >= limit {
+                break;
+            }
         }
         if !self.supervisor.stop(Duration::from_secs(2)).await {
             warn!("some tasks did not end in 2 s and are left behind");
+        }
+        // What was delivered meanwhile would be sent again by the next agent.
+        while let Ok(report) = delivered.try_recv() {
+            self.delivered(report);
         }
     }
 }
@@ -241,60 +270,34 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::notify::DeliveryOutcome;
     use crate::agent::begin::begin;
     use crate::agent::plan::{Flags, Plan};
     use crate::agent::{Run, StartedAgent};
     use crate::clock::Clock;
     use crate::config::file::load;
-        let limit = tokio::time::Instant::now() + LAST_DELIVERIES;
     use tokio::sync::oneshot;
 
     /// One that has begun and watches nothing.
     async fn begun(dir: &std::path::Path) -> StartedAgent {
         let at = dir.display();
         let text = format!(
-            if tokio::time::Instant::now() >= limit {
-                break;
-            }
             "targets: [{{ url: 'http://127.0.0.1:9' }}]\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\n"
         );
         let loaded = load("skewtrap.yaml", &text, &|_| Ok(Vec::new()));
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-        // What was delivered meanwhile would be sent again by the next agent.
-        while let Ok(report) = delivered.try_recv() {
-            self.delivered(report);
-        }
         let run = Run {
             clock: Clock::start(),
             cancel: tokio_util::sync::CancellationToken::new(),
             reloads: std::sync::Arc::default(),
             on_effect: Box::new(|_| {}),
             reload: std::sync::Arc::new(|| anyhow::bail!("nothing is read again")),
-    use crate::act::notify::DeliveryOutcome;
             serves: false,
             background: None,
         };
         begin(Plan::of(&config, &Flags::default()).expect("a plan"), run).await.expect("it begins")
     }
 
-    #[tokio::test]
-    async fn what_nobody_waits_for_any_more_is_not_done() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut agent = begun(dir.path()).await.agent;
-        let silence = |answer| {
-            let duration = Duration::from_secs(60);
-            Command { action: Action::Silence { rule: None, target: None, duration, why: None }, answer }
-        };
-        // Told that nothing came of it, whoever asked asks again.
-        let (answer, waits) = oneshot::channel();
-        drop(waits);
-        agent.command(silence(answer), &mut Vec::new());
-        assert_eq!(agent.watch.silences().len(), 0);
-        let (answer, _waits) = oneshot::channel();
-        agent.command(silence(answer), &mut Vec::new());
-        assert_eq!(agent.watch.silences().len(), 1);
-    }
-}
     #[tokio::test]
     async fn a_backlog_that_goes_on_being_delivered_does_not_keep_the_agent_from_ending() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -340,3 +343,21 @@ mod tests {
         assert!(agent.store.state.settle(Duration::from_secs(20)));
     }
 
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_done() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut agent = begun(dir.path()).await.agent;
+        let silence = |answer| {
+            let duration = Duration::from_secs(60);
+            Command { action: Action::Silence { rule: None, target: None, duration, why: None }, answer }
+        };
+        // Told that nothing came of it, whoever asked asks again.
+        let (answer, waits) = oneshot::channel();
+        drop(waits);
+        agent.command(silence(answer), &mut Vec::new());
+        assert_eq!(agent.watch.silences().len(), 0);
+        let (answer, _waits) = oneshot::channel();
+        agent.command(silence(answer), &mut Vec::new());
+        assert_eq!(agent.watch.silences().len(), 1);
+    }
+}

@@ -221,6 +221,12 @@ impl State {
         told
     }
 
+    /// How many writes wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.writer.waiting.lock().waiting
+    }
+
     /// Why the last write failed, naming the file: its disk is full, say.
     pub fn failed(&self) -> Option<String> {
         self.writer.waiting.lock().failed.clone()
