@@ -21,6 +21,7 @@ pub(super) use self::keeper::start;
 #[cfg(feature = "fleet")]
 pub use self::keeper::{lease_of, try_out};
 use crate::clock::Clock;
+use crate::config::store::OnLeaseLoss;
 use crate::world::boot_time;
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::governor::{Attempt, Estimate};
@@ -32,6 +33,10 @@ use skewtrap_trace::rank::Rank;
 
 /// Takes and returns that may wait.
 const WAITING: usize = 64;
+/// What taking the lease may take: later a window would not show the onset, and half of its validity be over.
+const TAKE_LIMIT: Duration = Duration::from_secs(5);
+/// What the keeper may take for a lease, with what it was at: a little more than the store may, whose refusal says more.
+const ANSWER_LIMIT: Duration = TAKE_LIMIT.saturating_add(Duration::from_secs(1));
 
 /// What is asked of the keeper.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ enum Ask {
 #[derive(Clone, Debug)]
 pub struct Pool {
     asks: mpsc::Sender<Ask>,
+    on_lease_loss: OnLeaseLoss,
 }
 
 /// The lease, held for one window.
@@ -163,8 +169,30 @@ impl Pool {
         let gone = || Refusal::PoolLease {
             why: "the task that keeps it has ended: the agent ends, or its log says why".into(),
         };
-        self.asks.send(Ask::Take { intent, expected, answer }).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let asking = async {
+            self.asks.send(Ask::Take { intent, expected, answer }).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        };
+        // The keeper may be busy with a store that does not answer; what it takes later it gives back.
+        match tokio::time::timeout(ANSWER_LIMIT, asking).await {
+            Ok(taken) => taken,
+            Err(_) => self.without_lease(Refusal::PoolLease {
+                why: format!("the store did not answer within {} s", ANSWER_LIMIT.as_secs()),
+            }),
+        }
+    }
+
+    /// What the configuration says of a window for which the store does not answer.
+    fn without_lease(&self, refusal: Refusal) -> Result<Option<HeldLease>, Refusal> {
+        match self.on_lease_loss {
+            OnLeaseLoss::Refuse => Err(refusal),
+            OnLeaseLoss::LocalBudget => {
+                tracing::warn!(
+                    "a window is opened without the lease of the pool (on_lease_loss: local_budget): {refusal}"
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// The window has ended; whoever waits in the pool need not wait longer.

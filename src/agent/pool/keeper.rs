@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Ask, HeldLease, Pool, WAITING, gather};
+use super::{Ask, HeldLease, Pool, TAKE_LIMIT, WAITING, gather};
 use crate::act::state::{State, StateError};
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::plan::host;
@@ -33,8 +33,6 @@ use skewtrap_fleet::kubernetes::Access;
 use skewtrap_fleet::lease::PoolLease;
 use skewtrap_fleet::upload::Destination;
 
-/// What taking the lease may take: later a window would not show the onset, and half of its validity be over.
-const TAKE_LIMIT: Duration = Duration::from_secs(5);
 /// What giving it back may take before it is tried again.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(20);
 /// Between the first two tries of that, and of looking up what an agent before this one left; then twice as long each time.
@@ -61,9 +59,10 @@ pub(in crate::agent) fn start(
     supervisor: &Supervisor,
 ) -> Pool {
     let (asks, asked) = mpsc::channel(WAITING);
+    let on_lease_loss = to.config().on_lease_loss;
     let keeper = LeaseKeeper::new(to, budget, servers, state.clone(), metrics.clone());
     supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
-    Pool { asks }
+    Pool { asks, on_lease_loss }
 }
 
 /// When something is asked of the store, again and again until it answers.
@@ -528,6 +527,10 @@ impl Known<'_> {
 mod tests {
     use super::*;
     use crate::act::attempt_of_a_test;
+    use crate::agent::pool::Wanted;
+    use skewtrap_core::capture::CommandWindow;
+    use skewtrap_core::capture::admit::CaptureMethod;
+    use skewtrap_core::fleet::lease::START_WITHIN;
     use skewtrap_trace::time::Time;
 
     fn keeper(bucket: &Path, state: &State) -> LeaseKeeper {
@@ -640,6 +643,27 @@ mod tests {
             let refused = refused.expect_err("nobody knows of other windows").to_string();
             assert!(refused.contains("the disk does not answer"), "{refused}");
         }
+        crate::world::stand_in::set(None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keeper_that_is_busy_with_a_store_that_does_not_answer_keeps_no_window_waiting() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        crate::world::stand_in::set(Some(Arc::new(Hung)));
+        // At its start it looks at the store's clock, and for what it had before.
+        let to = keeper(dir.path(), &state).to;
+        let supervisor = Supervisor::default();
+        let pool = start(to, Budget::default(), Vec::new(), &state, &Arc::default(), &supervisor);
+        let attempt = attempt_of_a_test("i1/1");
+        let method =
+            CaptureMethod::Command(CommandWindow { argv: vec!["true".into()], time_limit: START_WITHIN });
+        let asked = Instant::now();
+        let wanted =
+            Wanted { attempt: &attempt, method: &method, instance: None, before: Estimate::default() };
+        let refused = pool.take(wanted).await.expect_err("nobody knows of other windows").to_string();
+        assert!(asked.elapsed() <= TAKE_LIMIT + Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(refused.contains("the store did not answer within 6 s"), "{refused}");
         crate::world::stand_in::set(None);
     }
 
