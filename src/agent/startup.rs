@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
@@ -133,7 +134,7 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
         Err(error) => {
             only_watch = true;
             tell_only_watch(&error);
-            State::in_memory()?
+            State::in_memory_as(Some(&id_without_state(&places.incident_dir)))?
         }
         Ok(state) => state,
     };
@@ -180,6 +181,14 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     let outbox = state.undelivered().unwrap_or_default();
     let alerts = state.alerts().unwrap_or_default();
     Ok(Opened { state, bundles, found, kept, outbox, token, alerts, only_watch })
+}
+
+/// The id of an agent whose state keeps none: its next start must know its bundles, or nobody would delete them or end their
+/// incidents.
+fn id_without_state(incident_dir: &Path) -> String {
+    let of = format!("{}:{}", super::plan::host(), incident_dir.display());
+    let digest = Sha256::digest(of.as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Opens the state; where an earlier life of this agent has it still, once that is done. A stop of its may be answered only
@@ -422,6 +431,23 @@ mod tests {
         drop(before);
         assert!(!next.join().expect("it goes on"));
         assert!(!State::is_held_here(&dir.path().join("state")));
+    }
+
+    #[test]
+    fn the_bundles_of_an_agent_without_a_state_are_its_own_at_its_next_start() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // No folder can be made there.
+        std::fs::write(dir.path().join("state"), "").expect("written");
+        {
+            let Opened { state, bundles, only_watch, .. } = opened(dir.path());
+            assert!(only_watch);
+            let mut record = crate::act::record_of_a_test("i1", 1.0);
+            record.agent = state.agent().clone();
+            bundles.create(&record, b"").expect("written");
+        }
+        let next = opened(dir.path());
+        let known: Vec<_> = next.bundles.fired_since(skewtrap_trace::time::Time::default());
+        assert_eq!(known.iter().map(|record| &*record.incident.id).collect::<Vec<_>>(), ["i1"]);
     }
 
     #[test]

@@ -73,10 +73,23 @@ impl State {
     /// # Errors
     /// There is no memory for it.
     pub fn in_memory() -> Result<Self, StateError> {
+        Self::in_memory_as(None)
+    }
+
+    /// The same of an agent whose id is known: what it writes elsewhere is its own after a restart, too.
+    ///
+    /// # Errors
+    /// As [`Self::in_memory`].
+    pub fn in_memory_as(agent: Option<&str>) -> Result<Self, StateError> {
         let file = PathBuf::from("memory");
         let connection = Connection::open_in_memory()
             .map_err(|source| StateError::Database { file: file.clone(), source })?;
         prepare(&connection, &file)?;
+        if let Some(agent) = agent {
+            connection
+                .execute("UPDATE meta SET value = ?1 WHERE name = 'agent'", [agent])
+                .map_err(|source| StateError::Database { file: file.clone(), source })?;
+        }
         Self::of(connection, file, None)
     }
 
