@@ -201,6 +201,12 @@ impl Engine {
         index.is_some_and(|index| entry.groups[*index as usize].has_been_clear())
     }
 
+    /// The state of a rule on a group, where it was evaluated there.
+    pub fn state_of(&self, rule: &str, group: &Labels) -> Option<RuleState> {
+        let entry = self.entries.iter().find(|e| *e.compiled.rule.name == *rule)?;
+        Some(entry.groups[*entry.by_labels.get(group)? as usize].rule_state())
+    }
+
     /// Whether any rule was judged on a group of `server`.
     pub fn is_judged(&self, server: &str) -> bool {
         let is_there = |group: &Group| group.target().is_some_and(|target| **target == *server);
@@ -217,9 +223,13 @@ impl Engine {
     /// The imbalance of a server that was there before anything could be compared, as [`Factors::standing`] says it;
     /// `None` also where no rule asks for factors.
     pub fn standing(&self, server: &str) -> Option<Option<(crate::factor::Uneven, &[u16])>> {
+        self.factors.standing(server).filter(|_| self.reads_factors())
+    }
+
+    /// Whether any rule asks for factors.
+    pub fn reads_factors(&self) -> bool {
         let asks = |c: &Condition| c.statistic == Statistic::Factors;
-        let is_asked = self.rules().any(|rule| rule.trigger.conditions.iter().any(asks));
-        self.factors.standing(server).filter(|_| is_asked)
+        self.rules().any(|rule| rule.trigger.conditions.iter().any(asks))
     }
 
     /// What the detector of factors holds against the ranks of a server.

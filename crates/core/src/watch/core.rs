@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Effect, OpenWindow, ServerFact};
-use super::incidents::{ActiveIncident, Incidents};
+use super::incidents::{ActiveIncident, Incidents, Key, Trigger};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
@@ -50,6 +50,8 @@ pub(super) struct Core {
     pub(super) follow_ups: BTreeSet<Arc<str>>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
+    /// What fires, or fired a moment ago, by rules on levels that join troubles: such a level may outlive its trouble.
+    pub(super) levels: BTreeMap<Key, Change>,
     /// Firings whose impact is still to be looked at, as they were reported.
     pub(super) unreported: BTreeMap<Arc<str>, Change>,
     /// Whether a capture may disturb the samples of a server.
@@ -80,6 +82,7 @@ impl Core {
             deferred: BTreeMap::new(),
             follow_ups: BTreeSet::new(),
             looks: BTreeMap::new(),
+            levels: BTreeMap::new(),
             unreported: BTreeMap::new(),
             is_disturbed: false,
             now,
@@ -182,6 +185,7 @@ impl Core {
         if self.mode == Mode::Replay {
             self.end_those_behind(now, out);
             self.end_those_left(now, out);
+            self.tell_levels_left(store, now, out);
             self.follow_standing_now_and_then(now, out);
             let is_due = now.is_past(self.followed_at, EVALUATION_INTERVAL) || self.followed_at > now;
             if !self.deferred.is_empty() || is_due && self.incidents.is_any_firing() {
@@ -207,6 +211,7 @@ impl Core {
         self.follow_standing_now_and_then(now, out);
         self.end_those_behind(now, out);
         self.end_those_left(now, out);
+        self.tell_levels_left(store, now, out);
         self.retry_requests(store, now, out);
         self.request_follow_ups(store, now, out);
         self.look_again(store, now, out);
@@ -344,6 +349,13 @@ impl Core {
                 self.end_incident(&id, now, out);
             }
         }
+        // Nobody looks for a standing imbalance any more, or sees its end.
+        if !self.engine.reads_factors() {
+            let standing = self.incidents.firing_now().filter(|a| matches!(a.trigger, Trigger::Standing));
+            for id in standing.map(|active| active.incident.id.clone()).collect::<Vec<_>>() {
+                self.end_incident(&id, now, out);
+            }
+        }
     }
 
     /// Windows are opened by these limits from now on; one that is open goes on.
@@ -371,8 +383,10 @@ impl Core {
     /// absent may be over too: it is reported once data arrive again and show that it continues.
     pub(super) fn end_silences(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.silences.retain(|s| s.until > now);
-        let silenced =
-            self.incidents.firing_now().filter(|active| active.silenced.is_some() && !active.is_away);
+        let silenced = self
+            .incidents
+            .firing_now()
+            .filter(|active| active.silenced.is_some() && active.away_since.is_none());
         let outlived = silenced
             .filter(|active| {
                 self.silenced_until(&active.incident.rule, &active.incident.target, now).is_none()

@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify};
 use super::event::Effect;
+use super::incidents::Trigger;
 use crate::incident::Death;
 use crate::message::Update;
+use crate::rule::Severity;
 use crate::signal::sample::TargetId;
 use skewtrap_trace::time::Time;
 
@@ -30,9 +32,13 @@ impl Core {
         }
         let (name, window) = (server.name.clone(), server.window.as_ref().map(|w| w.incident.clone()));
         let death = Death { at: now, line, window_open: window.is_some() };
-        // Not in one of a window that somebody asked for: nobody who is alerted is told of those.
+        // Not in one of a window that somebody asked for: nobody who is alerted is told of those. Nor in one of which
+        // nobody is told anything in a silence, or in an imbalance that may have stood for weeks.
         let is_untold = |id: &Arc<str>| {
-            self.incidents.get(id).is_some_and(|a| a.incident.died.is_none() && !a.incident.is_by_hand())
+            self.incidents.get(id).is_some_and(|a| {
+                let is_apart = a.silenced.is_some() || matches!(a.trigger, Trigger::Standing);
+                a.incident.died.is_none() && !a.incident.is_by_hand() && !is_apart
+            })
         };
         let firing = self.incidents.firing_now().filter(|a| a.incident.target == name);
         let firing = firing.map(|active| active.incident.id.clone()).filter(is_untold).max();
@@ -47,6 +53,7 @@ impl Core {
         };
         let Some(active) = self.incidents.get_mut(&id) else { return };
         active.incident.died = Some(death);
+        active.incident.raise(Severity::Critical, now);
         notify(active, Update::Died, out);
     }
 

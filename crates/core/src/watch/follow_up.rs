@@ -41,7 +41,7 @@ impl Core {
         for id in std::mem::take(&mut self.follow_ups) {
             let Some(active) = self.incidents.get(&id) else { continue };
             let Some(spec) = second_window(&active.capture) else { continue };
-            let ends = active.incident.resolved_at.is_some() || active.is_away;
+            let ends = active.incident.resolved_at.is_some() || active.away_since.is_some();
             let (name, window) = (active.incident.target.clone(), active.incident.next_window());
             let times_bound =
                 self.ledger.attempts.iter().rev().find(|a| *a.incident == *id).map_or(1.0, |a| a.times_bound);

@@ -59,8 +59,8 @@ pub struct ActiveIncident {
     pub may_predate_start: bool,
     /// Its messages are held back: until when, as was known when it fired.
     pub silenced: Option<Time>,
-    /// Whether the data of its group are absent: it may be over.
-    pub is_away: bool,
+    /// Since when the data of its group have been absent, or cannot be compared: it may be over.
+    pub away_since: Option<Time>,
     /// Whether its rule tells another trouble by now, while it may go on.
     pub is_behind: bool,
     /// When this agent took it up from one before it, until its rule fires again.
@@ -156,7 +156,7 @@ impl Incidents {
     /// Opens an incident for a change that is an onset. `target` names the server that a capture
     /// would be taken on.
     pub fn open(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> &mut ActiveIncident {
-        let id = id_of(&change.rule.name, change.target.as_ref(), &change.group, change.at);
+        let id = self.free_id(&change.rule.name, change.target.as_ref(), &change.group, change.at);
         self.firing.insert(key_of(change), id.clone());
         self.forget_old();
         self.active.entry(id.clone()).or_insert(active_of(id, change, finding, target))
@@ -165,7 +165,7 @@ impl Incidents {
     /// Opens the incident of a capture that somebody asked for, on the server called `target`.
     pub fn open_manual(&mut self, request: ManualRequest, target: Arc<str>, now: Time) -> IncidentId {
         let ManualRequest { is_alert, is_baseline, capture, why, labels, since, .. } = request;
-        let id = id_of(BY_HAND, Some(&target), &labels, now);
+        let id = self.free_id(BY_HAND, Some(&target), &labels, now);
         let finding = Finding::requested(since.unwrap_or(now), Some(why));
         let incident = Incident {
             about: Some("Somebody, or another system's alert, asked for a window.".into()),
@@ -186,7 +186,7 @@ impl Incidents {
         death: &Death,
         silenced: Option<Time>,
     ) -> IncidentId {
-        let id = id_of(rule, Some(&target), &Labels::default(), death.at);
+        let id = self.free_id(rule, Some(&target), &Labels::default(), death.at);
         let finding = Finding::requested(death.at, Some(death.line.clone()));
         let incident = Incident {
             about: Some("The server's own log says that it dies.".into()),
@@ -200,7 +200,7 @@ impl Incidents {
     /// Opens the incident of a standing imbalance, which needs an id yet.
     pub fn open_standing(&mut self, incident: Incident, silenced: Option<Time>) -> &mut ActiveIncident {
         let Incident { rule, target, fired_at, .. } = &incident;
-        let id = id_of(rule, Some(target), &Labels::default(), *fired_at);
+        let id = self.free_id(rule, Some(target), &Labels::default(), *fired_at);
         let key = (rule.clone(), Some(target.clone()), Labels::default(), None);
         let group = Labels::default().with_target(target);
         let incident = Incident { id: id.clone(), ..incident };
@@ -251,6 +251,12 @@ impl Incidents {
         self.active.insert(id, active);
     }
 
+    /// The id of an incident that begins now.
+    fn free_id(&self, rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time) -> IncidentId {
+        let ids = (0..).map(|taken| id_of(rule, target, group, at, taken));
+        ids.into_iter().find(|id| !self.active.contains_key(id)).expect("few incidents are in memory")
+    }
+
     fn open_without_rule(
         &mut self,
         incident: Incident,
@@ -272,7 +278,7 @@ impl Incidents {
             firing: String::new(),
             may_predate_start: false,
             silenced,
-            is_away: false,
+            away_since: None,
             is_behind: false,
             taken_up: None,
             noticed: [None; 3],
@@ -311,7 +317,7 @@ impl Incidents {
         if !active.incident.come_back(change.at) {
             return false;
         }
-        (active.is_away, active.is_behind, active.taken_up) = (false, false, None);
+        (active.away_since, active.is_behind, active.taken_up) = (None, false, None);
         active.follow(&change.rule);
         self.firing.insert(key_of(change), id.clone());
         true
@@ -329,12 +335,12 @@ impl Incidents {
         self.firing.iter().filter(|(key, _)| is_other(key)).map(|(_, id)| id.clone()).collect()
     }
 
-    /// The incident of a trouble of the factors on a server that fires, under whichever rule.
-    pub fn of_trouble(&self, target: &str, trouble: u64) -> Option<IncidentId> {
-        let is_it = |active: &&ActiveIncident| {
+    /// The incidents of a trouble of the factors on a server that fire, under whichever rule: one, or a second one
+    /// where the first is silenced.
+    pub fn of_trouble(&self, target: &str, trouble: u64) -> impl Iterator<Item = &ActiveIncident> {
+        self.firing_now().filter(move |active| {
             *active.incident.target == *target && active.incident.trouble == Some(trouble)
-        };
-        self.firing_now().find(is_it).map(|active| active.incident.id.clone())
+        })
     }
 
     /// From now on an incident that fires already is told by the rule of `change`.
@@ -368,7 +374,7 @@ impl Incidents {
     pub fn shift(&mut self, by_ns: i64) {
         for active in self.active.values_mut() {
             active.messages.shift(by_ns);
-            Time::shift_all(&mut active.taken_up, by_ns);
+            Time::shift_all(active.taken_up.iter_mut().chain(&mut active.away_since), by_ns);
         }
     }
 
@@ -450,7 +456,7 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         firing,
         may_predate_start,
         silenced: None,
-        is_away: false,
+        away_since: None,
         is_behind: false,
         taken_up: None,
         noticed: [None; 3],
@@ -467,16 +473,19 @@ fn firing_of(change: &Change, finding: &Finding) -> String {
     }
 }
 
-fn key_of(change: &Change) -> Key {
+/// What identifies the firing that a change is of.
+pub(super) fn key_of(change: &Change) -> Key {
     (change.rule.name.clone(), change.target.clone(), change.group.clone(), change.trouble)
 }
 
 /// `20261124T034845Z-dp-load-skew-3f9a`: sortable, and the same whenever the same is replayed. The
-/// last part distinguishes groups whose rules fire in the same second.
-fn id_of(rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time) -> IncidentId {
+/// last part distinguishes groups whose rules fire in the same second; where it is the same by chance, by how many are
+/// `taken`.
+fn id_of(rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time, taken: u32) -> IncidentId {
     let stamp = jiff::Timestamp::from_nanosecond(i128::from(at.nanos())).unwrap_or_default();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in format!("{target:?}{group}{}", at.nanos()).bytes() {
+    let again = if taken == 0 { String::new() } else { format!(" {taken}") };
+    for byte in format!("{target:?}{group}{}{again}", at.nanos()).bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     let rule: String = rule.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use super::core::{Core, refused_in_silence, tell_beginning};
 use super::event::Effect;
-use super::incidents::{ActiveIncident, Trigger};
+use super::incidents::{ActiveIncident, Key, Trigger};
 use super::shown::shown_by;
 use crate::capture::refusal::Refusal;
-use crate::finding::Finding;
+use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureState, Incident, IncidentId, Joined};
 use crate::message::Update;
-use crate::rule::{Change, How};
+use crate::rule::{Change, Condition, How, RuleState};
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -40,15 +40,19 @@ impl Core {
     pub(super) fn incident_of(&self, change: &Change) -> IncidentMatch {
         let Some(target) = &change.target else { return IncidentMatch::New };
         let is_there = |active: &&ActiveIncident| active.incident.target == *target;
+        let is_heard = |active: &&ActiveIncident| !self.is_swallowed_by(active, change);
         let found = match change.trouble {
             Some(trouble) => {
                 let joins = |active: &&ActiveIncident| match &active.trigger {
-                    Trigger::Rule(rule) => rule.joins_trouble && rule.across == change.rule.across,
+                    Trigger::Rule(rule) => {
+                        rule.joins_trouble && rule.across == change.rule.across && is_of_it(active, change)
+                    }
                     _ => false,
                 };
-                let levels = self.incidents.firing_now().filter(is_there).filter(joins);
+                let levels = self.incidents.firing_now().filter(is_there).filter(is_heard).filter(joins);
                 let level = || levels.map(|active| active.incident.id.clone()).next();
-                let told = self.incidents.of_trouble(target, trouble).map(IncidentMatch::Continues);
+                let told = self.incidents.of_trouble(target, trouble).find(is_heard);
+                let told = told.map(|active| IncidentMatch::Continues(active.incident.id.clone()));
                 let back = || self.over_before(change, trouble).map(IncidentMatch::Reopens);
                 told.or_else(back).or_else(|| level().map(IncidentMatch::Continues))
             }
@@ -56,20 +60,75 @@ impl Core {
                 .incidents
                 .firing(change)
                 .map(|active| IncidentMatch::Continues(active.incident.id.clone())),
-            None if change.rule.joins_trouble => {
-                let is_recent = |active: &&ActiveIncident| {
-                    let ended = active.incident.resolved_at;
-                    active.incident.trouble.is_some() && ended.is_none_or(|at| change.at.since(at) < WAKE)
-                };
-                // Of several the one that goes on, and was found last.
-                let of_troubles = self.incidents.newest_first().filter(is_there).filter(is_recent);
-                let best =
-                    of_troubles.max_by_key(|a| (a.incident.resolved_at.is_none(), a.incident.fired_at));
-                best.map(|active| IncidentMatch::SymptomOf(active.incident.id.clone()))
-            }
-            None => None,
+            None => self.trouble_beside(change, change.at).map(IncidentMatch::SymptomOf),
         };
         found.unwrap_or(IncidentMatch::New)
+    }
+
+    /// The trouble of which a level is a symptom at `now`, if its rule joins troubles: of several the one that goes on,
+    /// and was found last.
+    fn trouble_beside(&self, level: &Change, now: Time) -> Option<IncidentId> {
+        let is_recent = |active: &&ActiveIncident| {
+            let ended = active.incident.resolved_at;
+            active.incident.trouble.is_some() && ended.is_none_or(|at| now.since(at) < WAKE)
+        };
+        let is_there = |active: &&ActiveIncident| Some(&active.incident.target) == level.target.as_ref();
+        let all = self.incidents.newest_first().filter(|_| level.rule.joins_trouble);
+        let troubles = all.filter(is_there).filter(is_recent).filter(|a| !self.is_swallowed_by(a, level));
+        let best = troubles.max_by_key(|a| (a.incident.resolved_at.is_none(), a.incident.fired_at));
+        best.map(|active| active.incident.id.clone())
+    }
+
+    /// Whether what `change` says would be told to nobody in an incident, since that is silenced, though the rule of
+    /// `change` is not.
+    fn is_swallowed_by(&self, active: &ActiveIncident, change: &Change) -> bool {
+        let Incident { rule, target, .. } = &active.incident;
+        let is_silent = |rule: &str| self.silenced_until(rule, target, change.at).is_some();
+        active.silenced.is_some() && is_silent(rule) && !is_silent(&change.rule.name)
+    }
+
+    /// Tells the levels that have outlived the trouble whose symptoms they were: no further onset of them comes.
+    pub(super) fn tell_levels_left(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+        if self.levels.is_empty() {
+            return;
+        }
+        let engine = &self.engine;
+        let state = |level: &Change| {
+            let group = level.group.clone();
+            let group = level.target.as_ref().map_or_else(|| group.clone(), |t| group.clone().with_target(t));
+            engine.state_of(&level.rule.name, &group)
+        };
+        self.levels.retain(|_, level| matches!(state(level), Some(RuleState::Firing | RuleState::Unknown)));
+        let is_left = |(key, level): &(&Key, &Change)| {
+            state(level) == Some(RuleState::Firing)
+                && !self.incidents.is_firing(key)
+                && self.trouble_beside(level, now).is_none()
+        };
+        let left: Vec<Change> = self
+            .levels
+            .iter()
+            .filter(is_left)
+            .map(|(_, level)| Change { at: now, ..level.clone() })
+            .collect();
+        for level in left {
+            if let Some(finding) = level.finding.clone() {
+                self.fired(store, level, finding, now, out);
+            }
+        }
+    }
+
+    /// Whether the trouble of the incident that its rule ends goes on where that does not see it: another trouble is told,
+    /// or its ranks do something that the rule does not ask for.
+    pub(super) fn is_out_of_sight(&self, change: &Change) -> bool {
+        let Some(active) = self.incidents.firing(change) else { return false };
+        let (id, target) = (&active.incident.id, &active.incident.target);
+        let Some(trouble) = active.incident.trouble.filter(|_| self.goes_on(id)) else { return false };
+        let asks = |c: &Condition| c.statistic == Statistic::Factors;
+        let is_seen = self.engine.told(target).and_then(|told| told.trouble).is_some_and(|t| {
+            t.id == trouble && change.rule.trigger.conditions.iter().any(|c| c.factors.has(t.factor))
+        });
+        let mut others = self.incidents.of_trouble(target, trouble).filter(|a| a.incident.id != *id);
+        change.rule.clear.conditions.iter().any(asks) && !is_seen && others.next().is_none()
     }
 
     /// The incident of a trouble that a rule finds again, if it was taken to be over only a moment ago.
@@ -168,7 +227,7 @@ impl Core {
         let is_same = (&before.rank, before.side) == (&finding.rank, finding.side)
             && active.incident.trouble == change.trouble
             && active.incident.rule == change.rule.name;
-        (active.is_behind, active.is_away, active.taken_up) = (false, false, None);
+        (active.is_behind, active.away_since, active.taken_up) = (false, None, None);
         if is_same {
             change.how = How::Resumed;
             change.continue_from(&before);
@@ -221,6 +280,16 @@ impl Core {
         let trouble = active.incident.trouble;
         trouble.is_some_and(|trouble| self.engine.is_open(&active.incident.target, trouble))
     }
+}
+
+/// Whether a level that fires belongs to the trouble of `change`: it began with it, or on one of its ranks shortly before.
+/// A rank that has been full for long is nothing of a trouble that begins now.
+fn is_of_it(level: &ActiveIncident, change: &Change) -> bool {
+    let Some(Finding { rank, also, onset, onset_error_s, .. }) = &change.finding else { return false };
+    let (fired_at, blamed) = (level.incident.fired_at, &level.incident.finding.rank);
+    let earliest = *onset - Duration::from_secs_f64(onset_error_s.max(0.0));
+    let is_one = blamed == rank || also.contains(blamed);
+    fired_at >= earliest || is_one && earliest.since(fired_at) < WAKE
 }
 
 fn joined_of(change: &Change, finding: &Finding) -> Joined {

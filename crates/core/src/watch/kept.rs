@@ -99,7 +99,7 @@ impl Core {
                 firing,
                 may_predate_start: true,
                 silenced,
-                is_away: true,
+                away_since: Some(now),
                 is_behind,
                 noticed: [None; 3],
                 messages: MessageProgress::resumed(kept.has_begun || silenced.is_none(), kept.is_told),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
-use super::incidents::{ActiveIncident, Trigger};
+use super::incidents::{ActiveIncident, Trigger, key_of};
 use super::joins::IncidentMatch;
 use super::shown::shown_by;
 use super::slowness;
@@ -59,6 +59,9 @@ impl Core {
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
         {
+            if change.rule.joins_trouble {
+                self.levels.insert(key_of(&change), change.clone());
+            }
             return match self.incident_of(&change) {
                 IncidentMatch::New => self.fired(store, change, finding, now, out),
                 IncidentMatch::Reopens(id) => self.came_back(&id, change, finding, store, now, out),
@@ -69,13 +72,21 @@ impl Core {
         if change.state == RuleState::Idle {
             self.left(&change, out);
             if !self.may_go_on(&change, now) {
-                self.resolve(&change, out);
+                match self.is_out_of_sight(&change) {
+                    true => self.incidents.firing_mut(&change).into_iter().for_each(|a| a.is_behind = true),
+                    false => self.resolve(&change, out),
+                }
             }
         }
         if let Some(active) = self.incidents.firing_mut(&change) {
-            active.is_away = change.state != RuleState::Firing;
-            if !active.is_away {
-                active.taken_up = None;
+            match change.state {
+                RuleState::Firing => (active.away_since, active.taken_up) = (None, None),
+                // Of one that was taken up nobody knows yet.
+                RuleState::Idle | RuleState::Pending if active.taken_up.is_none() => active.away_since = None,
+                RuleState::Idle | RuleState::Pending => {}
+                RuleState::Warming | RuleState::Unknown | RuleState::Inert => {
+                    active.away_since.get_or_insert(now);
+                }
             }
         }
         let incident = self.incidents.firing(&change).map(|active| &active.incident);

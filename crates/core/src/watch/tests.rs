@@ -806,3 +806,5 @@ fn a_server_whose_process_began_later_than_the_one_before_is_another() {
     }
     assert_eq!(restarts, [4]);
 }
+
+mod apart;
