@@ -10,7 +10,7 @@ use super::agent_client::AgentArgs;
 use super::{Format, wrong};
 use skewtrap_core::factor::Mark;
 use skewtrap_core::finding::Statistic;
-use skewtrap_core::incident::{CaptureOutcome, Incident};
+use skewtrap_core::incident::{CaptureOutcome, EndReason, Incident};
 use skewtrap_core::message::{Message, Origin, Update, counted, figure, rank_name, terminal, utc};
 use skewtrap_core::watch::SERVER_DIED;
 
@@ -144,6 +144,9 @@ fn message_of(incident: &Incident) -> Message {
     let at = incident.resolved_at.unwrap_or(incident.fired_at);
     let mut message = Message::of(incident, update, at, &Origin::default());
     message.notes.extend(match incident.resolved_at {
+        Some(end) if incident.end == Some(EndReason::BecameUsual) => {
+            Some(format!("it counts as usual since {}", utc(end)))
+        }
         Some(end) => Some(format!("it is over since {}", utc(end))),
         None if incident.is_by_hand() => None,
         None if *incident.rule == *SERVER_DIED => Some("the server has not answered since".to_owned()),

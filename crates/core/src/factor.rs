@@ -34,7 +34,7 @@ mod turnover;
 mod waits;
 mod work;
 
-pub use detector::{Detector, Nearest, Open, Saved, Settings};
+pub use detector::{BecameUsual, Detector, Nearest, Open, Saved, Settings};
 pub use evidence::{Factor, Side};
 pub use impact::{Impact, Reason};
 pub use incident::{Change, Incident, Symptom};

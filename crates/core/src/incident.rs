@@ -91,6 +91,9 @@ pub struct Incident {
     /// have ended before that one began, or soon after.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_unseen: bool,
+    /// How it ended, where that was not that its rule saw it clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<EndReason>,
     /// How often it came back soon after it was taken to be over, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub returned: Vec<Returned>,
@@ -139,6 +142,7 @@ impl Incident {
             raised: Vec::new(),
             joined: Vec::new(),
             ended_unseen: false,
+            end: None,
             returned: Vec::new(),
             usual_pause_s: None,
             is_baseline: false,
@@ -262,7 +266,7 @@ impl Incident {
             return false;
         };
         self.returned.push(Returned { ended, at });
-        (self.resolved_at, self.ended_unseen) = (None, false);
+        (self.resolved_at, self.ended_unseen, self.end) = (None, false, None);
         self.state = match (&self.verdict, &self.capture) {
             (Some(_), _) => IncidentState::Compared,
             (None, CaptureOutcome::Done(_)) => IncidentState::Captured,
@@ -314,6 +318,16 @@ pub const STANDING: &str = "standing-imbalance";
 
 /// What comes back more often than this is another incident.
 const MOST_RETURNS: usize = 32;
+
+/// How an incident ended, where that was not that its rule saw it clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// It had gone on for so long that it counts as usual.
+    BecameUsual,
+    /// For long its data were absent, or its ranks could not be compared.
+    NotCompared,
+}
 
 /// An incident that came back soon after it was taken to be over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

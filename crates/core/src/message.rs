@@ -24,7 +24,7 @@ pub use self::slack::slack;
 pub use self::terminal::terminal;
 pub use self::words::{bytes, counted, deviation, figure, rank_name, seconds, stood_still, utc};
 use crate::capture::refusal::Reason;
-use crate::incident::{CaptureOutcome, Incident, Returned};
+use crate::incident::{CaptureOutcome, EndReason, Incident, Returned};
 use skewtrap_trace::time::Time;
 
 /// The version of the JSON body; raised when a field changes its meaning or goes away.
@@ -242,7 +242,11 @@ fn headline(incident: &Incident, update: Update) -> String {
         },
         Update::Resolved => {
             let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
-            format!("resolved on {target}{}", was.unwrap_or_default())
+            let usual = match incident.end {
+                Some(EndReason::BecameUsual) => ": it goes on and counts as usual from now on",
+                Some(EndReason::NotCompared) | None => "",
+            };
+            format!("resolved on {target}{}{usual}", was.unwrap_or_default())
         }
         Update::Returned => {
             let after = incident.returned.last().map(Returned::after).unwrap_or_default();

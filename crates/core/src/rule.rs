@@ -37,7 +37,7 @@ pub use self::engine::Engine;
 pub use self::escalation::times_bound;
 pub use self::factors::{Baseline, FactorSet};
 pub use self::guard::Guard;
-pub use self::state::{RuleState, Suppression};
+pub use self::state::{RESUMES_WITHIN, RuleState, Suppression};
 pub use self::statistic::Direction;
 pub use self::why::{Evaluation, Measured};
 use crate::capture::{CaptureSpec, Limits};

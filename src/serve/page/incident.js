@@ -93,7 +93,9 @@ function sinceText(i) {
   if (i.rule === "standing-imbalance") return "before " + clock(f.onset) + ", when its ranks were first compared" + (end ? ", over at " + clock(end) : "");
   const began = f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at);
   const back = (i.returned || []).at(-1), again = back ? "; it seemed to be over at " + clock(back.ended) + " and came back at " + clock(back.at) : "";
-  return began + again + (!end ? "" : i.ended_unseen ? "; its end was not seen, since the agent was restarted: it was over at " + clock(end) : ", over at " + clock(end));
+  return began + again + (!end ? "" : i.end === "became_usual" ? "; it went on and counts as usual from now on, since " + clock(end)
+    : i.ended_unseen ? "; its end was not seen, since the agent was restarted: it was over at " + clock(end)
+    : i.end === "not_compared" ? "; its end was not seen, since its ranks could not be compared any more: taken to be over at " + clock(end) : ", over at " + clock(end));
 }
 
 // Whether the blame is on somebody else by now, or on the same for the opposite: then a verdict confirms nothing of it.

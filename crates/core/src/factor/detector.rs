@@ -84,6 +84,11 @@ const STANDS_FOR: i64 = 120;
 /// After an incident nothing is learned for so many seconds.
 const REST: i64 = 15;
 
+/// A trouble of which nothing was heard for longer, in seconds, is not the same any more.
+const RESUMES_WITHIN: f64 = 600.0;
+/// So many troubles that became usual last are remembered.
+const MOST_USUAL: usize = 8;
+
 /// No second was looked at yet.
 const NEVER: i64 = i64::MIN;
 /// After a gap no more seconds than this are looked at, one by one.
@@ -142,6 +147,19 @@ pub struct Nearest {
     pub shows: bool,
 }
 
+/// A trouble that has gone on for so long that it is what is usual.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BecameUsual {
+    /// Its number.
+    pub id: u64,
+    /// In what its ranks departed.
+    pub factor: Factor,
+    /// The first of them.
+    pub rank: usize,
+    /// Since when it is usual.
+    pub at: f64,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Detector {
@@ -160,6 +178,8 @@ pub struct Detector {
     loads: Vec<Load>,
     /// The way of knowing in use.
     active: Option<usize>,
+    /// When one was in use last.
+    heard: f64,
     gauges_at: Option<f64>,
     /// Each rank's gauges as they were read last, from whichever source.
     gauges: Vec<Option<(f64, Gauges)>>,
@@ -169,6 +189,8 @@ pub struct Detector {
     behind: Vec<Open>,
     /// Troubles that ended a moment ago, the newest last.
     closed: Vec<Closed>,
+    /// Troubles that have gone on for so long that they are what is usual, the newest last.
+    became_usual: Vec<BecameUsual>,
     /// When a trouble ended last in which ranks were sent others than their own requests.
     moved_until: f64,
     /// The first second that counts: of all, or after the last incident.
@@ -249,11 +271,13 @@ impl Detector {
             channels: [const { None }; WAYS],
             loads: vec![Load::default(); n],
             active: None,
+            heard: f64::NEG_INFINITY,
             gauges_at: None,
             gauges: vec![None; n],
             open: None,
             behind: Vec::new(),
             closed: Vec::new(),
+            became_usual: Vec::new(),
             moved_until: f64::NEG_INFINITY,
             since: i64::MIN,
             incidents: 0,
@@ -291,6 +315,19 @@ impl Detector {
     /// Whether the trouble of that number goes on, told or behind the one that is.
     pub fn is_open(&self, id: u64) -> bool {
         self.open.iter().chain(&self.behind).any(|open| open.incident.id == id)
+    }
+
+    /// In what the ranks of the trouble of that number depart, and whether it seems to have ended a moment ago; `None` of
+    /// one that has, or of which nothing was seen yet.
+    pub fn trouble(&self, id: u64) -> Option<(Factor, bool)> {
+        let all = self.open.iter().chain(&self.behind);
+        let open = all.filter(|open| !open.is_unseen).find(|open| open.incident.id == id)?;
+        Some((open.incident.factor, open.calm > 0))
+    }
+
+    /// The troubles that became what is usual, the last ones.
+    pub fn became_usual(&self) -> &[BecameUsual] {
+        &self.became_usual
     }
 
     /// Whether what is under way seems to have ended a moment ago.
@@ -333,7 +370,7 @@ impl Detector {
 
     /// A detector at `now` that knows what was `saved`. What was saved of another number of ranks is dropped.
     pub fn restored(settings: Settings, saved: Saved, now: f64) -> Self {
-        let mut detector = Self::new(settings);
+        let mut detector = Self { heard: now, ..Self::new(settings) };
         let second = now.floor() as i64;
         for (c, known) in saved.channels.into_iter().enumerate() {
             if let Some(known) = known.filter(|k| k.share.usual.len() == settings.ranks) {
@@ -371,13 +408,23 @@ impl Detector {
         let Some(active) = (0..WAYS).find(|c| {
             self.channels[*c].as_ref().and_then(|c| c.heard).is_some_and(|h| now - h < SOURCE_PATIENCE)
         }) else {
-            return Vec::new();
+            return self.end_after_a_gap(now);
         };
-        self.active = Some(active);
+        (self.active, self.heard) = (Some(active), now);
         let Some(mut channel) = self.channels[active].take() else { return Vec::new() };
         let changes = self.step_on(active, &mut channel, now);
         self.channels[active] = Some(channel);
         changes
+    }
+
+    /// Where nothing is heard nobody knows whether a trouble goes on; after long it is over.
+    fn end_after_a_gap(&mut self, now: f64) -> Vec<Change> {
+        if now - self.heard <= RESUMES_WITHIN {
+            return Vec::new();
+        }
+        self.closed.clear();
+        let open = self.behind.drain(..).chain(self.open.take());
+        open.map(|open| Change::Cleared(open.incident)).collect()
     }
 
     /// Looks at the seconds of `channel` that became complete.
@@ -628,7 +675,7 @@ impl Detector {
         let change = match returned {
             Some(Closed { incident: old, .. }) => Change::Returned(Incident {
                 id: old.id,
-                symptoms: [old.symptoms, incident.symptoms].concat(),
+                symptoms: follow::with_symptoms(old.symptoms, &incident.symptoms),
                 ..incident
             }),
             None => {

@@ -13,7 +13,7 @@ use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::{Finding, MemberValue, Statistic};
 use crate::incident::{
-    BeforeAndNow, CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined, STANDING,
+    BeforeAndNow, CaptureOutcome, Death, EndReason, Escalation, FollowUp, Incident, Joined, STANDING,
 };
 use crate::signal::sample::SampleEvidence;
 use skewtrap_trace::labels::Labels;
@@ -153,9 +153,19 @@ fn since(incident: &Incident) -> String {
         };
     }
     match incident.resolved_at {
+        Some(end) if incident.end == Some(EndReason::BecameUsual) => {
+            let lasted = seconds(end.since(onset).as_secs_f64());
+            format!("{fired}; it went on for {lasted} and counts as usual from now on, since {}", utc(end))
+        }
         Some(end) if incident.ended_unseen => {
             format!(
                 "{fired}; its end was not seen, since the agent was restarted: it was over at {}",
+                utc(end)
+            )
+        }
+        Some(end) if incident.end == Some(EndReason::NotCompared) => {
+            format!(
+                "{fired}; its end was not seen, since its ranks could not be compared any more: taken to be over at {}",
                 utc(end)
             )
         }

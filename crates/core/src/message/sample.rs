@@ -87,6 +87,7 @@ pub fn sample(fired_at: Time) -> Incident {
         raised: Vec::new(),
         joined: Vec::new(),
         ended_unseen: false,
+        end: None,
         returned: Vec::new(),
         usual_pause_s: None,
         is_baseline: false,

@@ -12,7 +12,7 @@ use super::change::{Change, How};
 use super::compiled::{CompiledRule, EVALUATION_INTERVAL};
 use super::escalation::EscalationWatch;
 use super::factors::{Baseline, DetectorFindings, Factors};
-use super::group::{GRACE, Group};
+use super::group::{GRACE, Group, LastEvaluation, Unjudged};
 use super::locate::with_evidence;
 use super::quick_check::QuickCheck;
 use super::state::{RuleState, Suppression};
@@ -215,9 +215,28 @@ impl Engine {
         self.entries.iter().flat_map(|entry| &entry.groups).any(|group| is_there(group) && is_judged(group))
     }
 
+    /// Whether any rank of `server` is heard, though no rule may be able to compare it.
+    pub fn is_heard(&self, server: &str) -> bool {
+        let is_there = |group: &&Group| group.target().is_some_and(|target| **target == *server);
+        let is_alone =
+            |group: &Group| matches!(group.last, LastEvaluation::Unjudged(Unjudged::TooFewMembers(_)));
+        let mut groups = self.entries.iter().flat_map(|entry| &entry.groups).filter(is_there);
+        self.is_judged(server) || groups.any(is_alone)
+    }
+
     /// Whether a trouble of the factors of `server` goes on, told or behind another one.
     pub fn is_open(&self, server: &str, trouble: u64) -> bool {
         self.factors.is_open(server, trouble)
+    }
+
+    /// In what the ranks of a trouble depart, as [`Factors::trouble`] says it.
+    pub fn trouble(&self, server: &str, trouble: u64) -> Option<(crate::factor::Factor, bool)> {
+        self.factors.trouble(server, trouble)
+    }
+
+    /// Whether a trouble of the factors of `server` counts as usual by now.
+    pub fn became_usual(&self, server: &str, trouble: u64) -> bool {
+        self.factors.became_usual(server, trouble)
     }
 
     /// The imbalance of a server that was there before anything could be compared, as [`Factors::standing`] says it;

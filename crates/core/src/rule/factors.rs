@@ -29,6 +29,8 @@ const SECOND_NS: i64 = 1_000_000_000;
 const WALKED_S: f64 = 300.0;
 /// From so many seconds of a server on its bounds are its own rather than the prior's.
 const CALIBRATED_S: f64 = 3600.0;
+/// For so many seconds it is said what became usual.
+const DAY_S: f64 = 86_400.0;
 /// More ranks than this are not compared: the cost of a step grows with them.
 const MOST_RANKS: usize = 256;
 
@@ -180,6 +182,8 @@ pub struct DetectorFindings<'a> {
     pub is_calming: bool,
     /// Seconds from which bounds were learned.
     pub learned_s: Option<f64>,
+    /// What became usual last, in the last day.
+    became_usual: Option<factor::BecameUsual>,
     /// What the bounds have cost.
     pub cost: Cost,
 }
@@ -201,6 +205,8 @@ pub struct DetectorStatus {
     /// What is nearest to its bound, and its rank's DP index.
     nearest: Option<(Nearest, u16)>,
     learned_s: Option<f64>,
+    /// In what a rank departs that counts as usual by now, its DP index, and since when.
+    became_usual: Option<(Factor, u16, Time)>,
     cost: Cost,
 }
 
@@ -219,6 +225,13 @@ impl DetectorStatus {
         let (firings, alarms) =
             (if fired == 1 { "firing" } else { "firings" }, if accepted == 1.0 { "alarm" } else { "alarms" });
         let site = format!("{site}; {fired} {firings} in 24 h (budget: {accepted} false {alarms} a day)");
+        let usual = self.became_usual.filter(|(factor, ..)| wanted.has(*factor));
+        let site = usual.map_or(site.clone(), |(factor, dp, at)| {
+            format!(
+                "{site}; DP{dp}'s {} counts as usual since {at}, when it had departed for long",
+                factor.noun()
+            )
+        });
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {
                 format!("a trouble of a rank's {} is already reported by another rule", trouble.noun())
@@ -380,6 +393,17 @@ impl Factors {
         detector.is_some_and(|detector| detector.is_open(trouble))
     }
 
+    /// In what the ranks of the trouble of that number depart, on `server`, and whether it seems to have ended a moment ago.
+    pub fn trouble(&self, server: &str, trouble: u64) -> Option<(Factor, bool)> {
+        self.servers.get(server)?.detector.as_ref()?.trouble(trouble)
+    }
+
+    /// Whether the trouble of that number has gone on for so long, on `server`, that it counts as usual.
+    pub fn became_usual(&self, server: &str, trouble: u64) -> bool {
+        let detector = self.servers.get(server).and_then(|server| server.detector.as_ref());
+        detector.is_some_and(|detector| detector.became_usual().iter().any(|usual| usual.id == trouble))
+    }
+
     /// The imbalance of a server that was there before anything could be compared, with the DP indexes of its
     /// ranks; `None` while nobody can say whether there is one.
     pub fn standing(&self, server: &str) -> Option<Option<(factor::Uneven, &[u16])>> {
@@ -401,6 +425,11 @@ impl Factors {
             nearest: detector.nearest(),
             is_calming: detector.is_calming(),
             learned_s: detector.learned_s(),
+            became_usual: detector
+                .became_usual()
+                .last()
+                .filter(|usual| server.stepped - usual.at < DAY_S)
+                .copied(),
             cost: Cost {
                 fired: detector.fired_in_a_day(server.stepped),
                 accepted: self.false_alarms_per_day,
@@ -632,6 +661,9 @@ impl DetectorFindings<'_> {
             trouble: self.trouble.map(|t| t.factor),
             nearest,
             learned_s: self.learned_s,
+            became_usual: self.became_usual.and_then(|usual| {
+                Some((usual.factor, self.dp(usual.rank)?, Time::from_epoch_s(usual.at + self.ahead_s)))
+            }),
             cost: self.cost,
         }
     }

@@ -17,7 +17,7 @@ use skewtrap_trace::time::Time;
 
 /// A firing whose data were absent for longer is not the same any more: the server was started again, or
 /// other firings may have begun and ended meanwhile.
-const RESUMES_WITHIN: Duration = Duration::from_secs(600);
+pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The word for a state, as in every output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -11,9 +11,9 @@ use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
 use crate::cause::Cause;
 use crate::finding::Finding;
-use crate::incident::{BY_HAND, CaptureOutcome, Death, Incident, IncidentId};
+use crate::incident::{BY_HAND, CaptureOutcome, Death, EndReason, Incident, IncidentId};
 use crate::rule::Change;
-use crate::rule::{Rule, Severity};
+use crate::rule::{RESUMES_WITHIN, Rule, Severity};
 use crate::signal::sample::{Signal, Source};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -87,6 +87,13 @@ impl ActiveIncident {
             may_predate_start: self.may_predate_start,
             times_bound,
         }
+    }
+
+    /// Whether the data of its group have been absent for so long, or could not be compared, that what fires later is not
+    /// the same.
+    pub fn is_away_for_good(&self, now: Time) -> bool {
+        matches!(self.trigger, Trigger::Rule(_))
+            && self.away_since.is_some_and(|at| now.since(at) > RESUMES_WITHIN)
     }
 
     /// Another rank is to blame for it, or the same for more.
@@ -299,11 +306,12 @@ impl Incidents {
         self.active.get_mut(self.firing.get(&key_of(change))?)
     }
 
-    /// Resolves an incident that fires.
-    pub fn resolve(&mut self, id: &str, at: Time) -> Option<&ActiveIncident> {
+    /// Resolves an incident that fires; `end` says how it ended where its rule did not see it clear.
+    pub fn resolve(&mut self, id: &str, at: Time, end: Option<EndReason>) -> Option<&ActiveIncident> {
         self.firing.retain(|_, firing| **firing != *id);
         let active = self.active.get_mut(id)?;
         active.incident.ended_unseen = active.taken_up.is_some();
+        active.incident.end = end;
         active.incident.resolve(at);
         Some(active)
     }

@@ -144,12 +144,16 @@ impl Core {
         active.is_some_and(|active| active.taken_up.is_some() && !self.is_left(active, now))
     }
 
-    /// Resolves incidents that were taken up and that are over.
+    /// Resolves incidents that were taken up and that are over, and those whose ranks are heard and can no longer be
+    /// compared: one rank of several is left, or their labels have changed.
     pub(super) fn end_those_left(&mut self, now: Time, out: &mut Vec<Effect>) {
         let over: Vec<_> = self
             .incidents
             .firing_now()
-            .filter(|active| active.taken_up.is_some() && self.is_left(active, now))
+            .filter(|active| {
+                active.taken_up.is_some() && self.is_left(active, now)
+                    || active.is_away_for_good(now) && self.engine.is_heard(&active.incident.target)
+            })
             .map(|active| active.incident.id.clone())
             .collect();
         for id in over {

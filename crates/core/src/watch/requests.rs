@@ -22,7 +22,7 @@ use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, CaptureState, IncidentId, IncidentState, Refused};
+use crate::incident::{CaptureOutcome, CaptureState, EndReason, IncidentId, IncidentState, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
@@ -128,12 +128,23 @@ impl Core {
         if self.deferred.remove(id).is_some() && !self.was_refused(id) {
             let _ = self.refuse(id, &Refusal::Cleared, out);
         }
-        let Some(active) = self.incidents.resolve(id, at) else { return };
+        let end = self.end_of(id, at);
+        let Some(active) = self.incidents.resolve(id, at, end) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
         notify(active, Update::Resolved, out);
         if active.silenced.is_some() {
             // What was told of it before the silence has a bundle, which must not stay open.
             out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+        }
+    }
+
+    /// How an incident ends that is over now, where that is not that its rule saw it clear.
+    fn end_of(&self, id: &str, at: Time) -> Option<EndReason> {
+        let active = self.incidents.get(id)?;
+        let became_usual = |trouble: u64| self.engine.became_usual(&active.incident.target, trouble);
+        match active.incident.trouble.is_some_and(became_usual) {
+            true => Some(EndReason::BecameUsual),
+            false => active.is_away_for_good(at).then_some(EndReason::NotCompared),
         }
     }
 

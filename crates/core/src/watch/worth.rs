@@ -32,11 +32,16 @@ impl Core {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
         let Some(impact) = active.incident.finding.impact.as_ref().map(|h| h.share) else { return false };
-        let told = self.engine.told(&active.incident.target);
-        // It seems to be over, or a rank hangs after all: such a window could not be ended.
-        if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
-            self.deferred.insert(id.clone(), now + SOON);
-            return true;
+        let trouble = active.incident.trouble.and_then(|id| self.engine.trouble(&active.incident.target, id));
+        match trouble {
+            // It seems to be over.
+            None | Some((_, true)) => {
+                self.deferred.insert(id.clone(), now + SOON);
+                return true;
+            }
+            // That no window may open while a rank hangs is told while it does.
+            Some((Factor::Stuck, false)) => return false,
+            Some((_, false)) => {}
         }
         let least = rule.min_impact;
         if impact >= least {

@@ -1,14 +1,17 @@
 //! What was found is described, blamed anew where it must be, and followed to its end.
 
 use super::{
-    CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Open, REBLAME_FACTOR,
-    REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
+    BecameUsual, CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, MOST_USUAL, Open,
+    REBLAME_FACTOR, REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::impact::{Impact, estimate};
 use crate::factor::incident::{Change, Incident, Symptom};
 use crate::factor::onset::Onset;
+
+/// More symptoms of one trouble are not kept.
+const MOST_SYMPTOMS: usize = 64;
 
 impl Detector {
     pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> Incident {
@@ -114,7 +117,10 @@ impl Detector {
         // What an agent before this one found is usual once this one has seen enough of it.
         let is_seen = !open.is_unseen && moment.newest - STANDS_FOR >= channel.bins.oldest();
         let now = moment.now;
+        // Shares are learned only where no other trouble goes on: told as usual before, it would be found again at once.
+        let is_learned = self.open.is_none() && self.behind.is_empty();
         is_seen
+            && (open.incident.factor != Factor::Share || is_learned)
             && open.incident.factor != Factor::Stuck
             && now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
     }
@@ -131,6 +137,12 @@ impl Detector {
             }
             channel.take_for_usual(&incident.ranks, newest, STANDS_FOR);
             self.standing.begin_anew();
+            let (id, factor) = (incident.id, incident.factor);
+            let rank = incident.ranks.first().copied().unwrap_or_default();
+            self.became_usual.push(BecameUsual { id, factor, rank, at: now });
+            if self.became_usual.len() > MOST_USUAL {
+                self.became_usual.remove(0);
+            }
             return Change::Standing(incident);
         }
         if has_moved_requests(channel, &incident, newest) {
@@ -254,8 +266,7 @@ impl Open {
     /// Another rank or factor is to blame after all: everything that is told of the trouble is of that one.
     fn told_anew(&mut self, told: Incident, test: Option<usize>) -> Change {
         let before = &mut self.incident;
-        let mut symptoms = std::mem::take(&mut before.symptoms);
-        symptoms.extend(told.symptoms);
+        let symptoms = with_symptoms(std::mem::take(&mut before.symptoms), &told.symptoms);
         self.incident =
             Incident { id: before.id, fired: before.fired, symptoms, reblamed: before.reblamed + 1, ..told };
         self.test = test;
@@ -273,15 +284,19 @@ fn has_moved_requests(channel: &Channel, incident: &Incident, newest: i64) -> bo
 }
 
 fn note_symptoms(incident: &mut Incident, candidates: &[Candidate], now: f64) {
-    for c in candidates {
-        let known = |s: &Symptom| s.rank == c.rank && s.factor == c.factor && s.side == c.evidence.side;
-        if !incident.symptoms.iter().any(known) && incident.symptoms.len() < 64 {
-            incident.symptoms.push(Symptom {
-                rank: c.rank,
-                factor: c.factor,
-                side: c.evidence.side,
-                seen: now,
-            });
+    let symptom =
+        |c: &Candidate| Symptom { rank: c.rank, factor: c.factor, side: c.evidence.side, seen: now };
+    let seen: Vec<Symptom> = candidates.iter().map(symptom).collect();
+    incident.symptoms = with_symptoms(std::mem::take(&mut incident.symptoms), &seen);
+}
+
+/// What departed, in order, each of it once, however often a trouble comes back.
+pub(super) fn with_symptoms(mut known: Vec<Symptom>, more: &[Symptom]) -> Vec<Symptom> {
+    for new in more {
+        let is_it = |s: &Symptom| (s.rank, s.factor, s.side) == (new.rank, new.factor, new.side);
+        if !known.iter().any(is_it) && known.len() < MOST_SYMPTOMS {
+            known.push(*new);
         }
     }
+    known
 }

@@ -1046,3 +1046,5 @@ fn a_rank_that_becomes_much_slower_while_a_mild_redirect_goes_on_elsewhere_is_to
     let found = found.expect("it is told").incident();
     assert!(found.factor == Factor::Speed && found.ranks == [3], "{changes:?}");
 }
+
+mod ends;

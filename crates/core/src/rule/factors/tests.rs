@@ -220,8 +220,13 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let (factor, side) = (Factor::Share, factor::Side::High);
     let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
     let cost = Cost { fired: 2, accepted: 1.0 };
-    let outlook =
-        DetectorStatus { trouble: None, nearest: Some((nearest, 2)), learned_s: Some(7_200.0), cost };
+    let outlook = DetectorStatus {
+        trouble: None,
+        nearest: Some((nearest, 2)),
+        learned_s: Some(7_200.0),
+        became_usual: None,
+        cost,
+    };
     let of = |factor| outlook.words(FactorSet::NONE.with(factor));
     let told = of(Factor::Share);
     assert!(
@@ -243,6 +248,15 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
         );
         assert!(told.contains(why), "{told}");
     }
+    let usual = Some((Factor::Share, 1, Time::from_epoch_s(START)));
+    let usual =
+        |factor| DetectorStatus { became_usual: usual, ..outlook }.words(FactorSet::NONE.with(factor));
+    let told = usual(Factor::Share);
+    assert!(
+        told.contains("; DP1's share of the requests counts as usual since 2001-09-09 01:46:40"),
+        "{told}"
+    );
+    assert!(!usual(Factor::Speed).contains("counts as usual"));
     let stuck = of(Factor::Stuck);
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
     assert!(
@@ -286,6 +300,7 @@ fn an_idle_rule_shows_no_number_of_a_factor_that_it_does_not_watch() {
         nearest: Some(nearest),
         is_calming: false,
         learned_s: None,
+        became_usual: None,
         cost: Cost::default(),
     };
     let shown = |factor: Factor| {

@@ -177,3 +177,123 @@ fn a_death_is_told_as_critical_and_never_in_an_incident_that_is_silenced() {
     assert_eq!(rules_told(&standing), ["standing-imbalance"]);
     assert_eq!(died(&standing), [(SERVER_DIED.to_owned(), Severity::Critical)]);
 }
+
+/// A redirect to DP2 for a while.
+fn redirected((from, until): (u32, u32)) -> impl Fn(u32, u32) -> Second {
+    move |s, rank| match rank == 2 && within(s, from, until) {
+        true => Second { requests: 32, running: 60, ..USUAL },
+        false => USUAL,
+    }
+}
+
+#[test]
+fn a_trouble_of_a_server_that_was_not_heard_for_a_quarter_of_an_hour_is_over_and_does_not_come_back() {
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    let of = redirected((200, 215));
+    play(&mut watch, &mut told, (0, 215), &of);
+    play(&mut watch, &mut told, (1115, 1300), &of);
+    let id = &*told.messages[0].2.id;
+    assert_eq!(words(&told), [(Update::Fired, id), (Update::Resolved, id)]);
+}
+
+#[test]
+fn an_incident_of_ranks_that_can_no_longer_be_compared_is_over_and_says_so() {
+    let of = |s: u32, rank: u32| match rank == 1 && s >= 100 {
+        true => Second { running: 60, ..USUAL },
+        false => USUAL,
+    };
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_levels(false)]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 130), &of);
+    assert_eq!(told.of(Update::Fired).len(), 1);
+    // Its next instance has one rank.
+    let info = serde_json::json!({"version": "0.5.9", "tp_size": 1, "dp_size": 1});
+    let fact = ServerFact::Info(crate::capture::facts::ServerFacts::of_server_info(&info));
+    let mut effects = Vec::new();
+    watch.handle(
+        Event::Server { target: TargetId(0), fact },
+        Time::from_epoch_s(START + 130.0),
+        &mut effects,
+    );
+    told.take(130.0, effects);
+    for (s, lines) in (0..1500_u32).zip(log(1500, &of)).skip(132) {
+        let text = String::from_utf8(lines).expect("text");
+        let lines: String = text.split_inclusive('\n').filter(|line| line.contains(" DP0] ")).collect();
+        let (target, source, mut effects) = (TargetId(0), SourceId(0), Vec::new());
+        let lines = Observation::Lines { target, source, lines: lines.into(), arrival: Arrival::Recorded };
+        watch.observe(&lines, Time::from_epoch_s(START + f64::from(s + 1)), &mut effects);
+        told.take(f64::from(s + 1), effects);
+    }
+    let ends = told.of(Update::Resolved);
+    assert_eq!(ends.len(), 1, "{:?}", words(&told));
+    assert!((700.0..1450.0).contains(&ends[0].0), "{}", ends[0].0);
+    let message =
+        crate::message::Message::of(&ends[0].2, Update::Resolved, Time::default(), &Default::default());
+    assert!(message.facts.since.contains("could not be compared any more"), "{}", message.facts.since);
+}
+
+#[test]
+fn a_trouble_that_becomes_usual_is_told_as_that() {
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 320), &redirected((100, 9999)));
+    let ends = told.of(Update::Resolved);
+    let message =
+        crate::message::Message::of(&ends[0].2, Update::Resolved, Time::default(), &Default::default());
+    assert!(message.facts.since.contains("counts as usual from now on"), "{}", message.facts.since);
+    assert!(message.title.ends_with("counts as usual from now on"), "{}", message.title);
+    // One that ends is told as before.
+    let told = told_of(vec![of_factors()], 320, &redirected((200, 250)));
+    let end = &told.of(Update::Resolved)[0].2;
+    let message = crate::message::Message::of(end, Update::Resolved, Time::default(), &Default::default());
+    assert!(!message.facts.since.contains("usual") && !message.title.contains("usual"), "{}", message.title);
+}
+
+#[test]
+fn that_a_hang_allows_no_window_is_told_while_it_lasts() {
+    let of = |s: u32, rank: u32| match rank == 0 && within(s, 200, 260) {
+        true => HANGS,
+        false => USUAL,
+    };
+    let rule = with_windows(0);
+    let all = Factor::ALL.into_iter().fold(FactorSet::NONE, FactorSet::with);
+    let condition = Condition { factors: all, ..rule.trigger.conditions[0].clone() };
+    let trigger = RuleTrigger { conditions: vec![condition], ..rule.trigger.clone() };
+    let clear = RuleTrigger { hold: Duration::from_secs(5), ..trigger.clone() };
+    let told = told_of(vec![Rule { trigger, clear, ..rule }], 300, &of);
+    let refused = told.of(Update::Refused);
+    assert_eq!(refused.len(), 1, "{:?}", words(&told));
+    let (at, _, incident) = refused[0];
+    let why = &incident.capture.refused().expect("it is refused").why;
+    assert!(*at < 260.0 && why.contains("DP0"), "{at} {why}");
+}
+
+#[test]
+fn incidents_that_begin_at_one_moment_have_ids_of_their_own() {
+    let mut incidents = incidents::Incidents::default();
+    let death = |n: u32| {
+        let at = Time::from_epoch_s(START);
+        (format!("server{n}").into(), Death { at, line: String::new(), window_open: false })
+    };
+    let ids: std::collections::BTreeSet<_> = (0..2000)
+        .map(|n| {
+            let (server, death): (Arc<str>, Death) = death(n);
+            incidents.open_death(SERVER_DIED, server, &death, None)
+        })
+        .collect();
+    assert_eq!((ids.len(), incidents.newest_first().count()), (2000, 2000));
+}
+
+#[test]
+fn a_standing_imbalance_that_no_rule_asks_for_after_a_reload_is_over() {
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 800), &sent_more(9999));
+    assert_eq!(rules_told(&told), ["standing-imbalance"]);
+    let event = Event::Reloaded {
+        rules: vec![of_levels(false)],
+        catalog: Arc::new(Catalog::default()),
+        own: OwnSignals::default(),
+    };
+    let mut effects = Vec::new();
+    watch.handle(event, Time::from_epoch_s(START + 800.0), &mut effects);
+    told.take(800.0, effects);
+    assert_eq!(told.of(Update::Resolved).len(), 1, "{:?}", words(&told));
+}
