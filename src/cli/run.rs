@@ -184,6 +184,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
         discovers: config.discover.is_some(),
         targets: config.targets,
         settings: config.settings,
+        signals: config.signals,
     }));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));

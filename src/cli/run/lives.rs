@@ -19,8 +19,9 @@ use crate::clock::Clock;
 use crate::config::discover::Discover;
 use crate::config::effective::Settings;
 use crate::config::file::Config;
-use crate::config::signal::own_signals_of;
+use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
 use crate::config::target::Target;
+use crate::config::tree::Place;
 use crate::observe::changed::Changed;
 
 /// What one life of the agent is begun with.
@@ -32,6 +33,8 @@ pub(super) struct Life {
     pub(super) targets: Vec<Target>,
     /// What its configuration said.
     pub(super) settings: Settings,
+    /// The user's own signals.
+    pub(super) signals: Vec<OwnSignal>,
 }
 
 /// What all lives have in common.
@@ -71,6 +74,7 @@ impl Watched {
                 discovers,
                 targets: targets.clone(),
                 settings: life.settings,
+                signals: Mutex::new(life.signals),
                 next: next.clone(),
             };
             let run = agent::Run {
@@ -102,6 +106,8 @@ struct Rereading {
     discovers: bool,
     targets: Vec<Target>,
     settings: Settings,
+    /// The user's own signals, as they were read last.
+    signals: Mutex<Vec<OwnSignal>>,
     /// What the life after it is begun with.
     next: Arc<Mutex<Option<Life>>>,
 }
@@ -131,13 +137,15 @@ impl Rereading {
         })?;
         let discovers = config.discover.is_some();
         let has_other_targets = without_places(&config.targets) != self.targets;
-        let begins_anew = (discovers || self.discovers) && has_other_targets;
+        let is_other_list = (discovers || self.discovers) && has_other_targets;
+        let begins_anew = is_other_list || !keep_their_series(&lock(&self.signals), &config.signals);
         if begins_anew {
             // One that cannot be followed, for want of a key say, ends nothing.
             let flags = Flags { watch_only: self.args.watch_only, from_start: false };
             let plan = Plan::of(&config, &flags)?;
             let (targets, settings) = (config.targets.clone(), config.settings.clone());
-            *lock(&self.next) = Some(Life { plan, discovers, targets, settings });
+            let signals = config.signals.clone();
+            *lock(&self.next) = Some(Life { plan, discovers, targets, settings, signals });
         }
         let mut waiting = Vec::new();
         if !begins_anew {
@@ -146,6 +154,7 @@ impl Rereading {
                 self.settings.changed_in(&config.settings).into_iter().filter(|key| needs_restart(key)),
             );
         }
+        lock(&self.signals).clone_from(&config.signals);
         lock(&self.fetching).fetch_for(&config);
         Ok(Reload {
             rules: rules_of(&config),
@@ -171,6 +180,18 @@ fn needs_restart(key: &str) -> bool {
     is_begun || key != "keep.min_free" && !READ_AGAIN.contains(&top)
 }
 
+/// Whether the series of the user's signals go on being theirs where the signals are read anew: each has a number by its
+/// place, so further ones may only follow behind, and queries go on being asked as they were at the start.
+fn keep_their_series(before: &[OwnSignal], now: &[OwnSignal]) -> bool {
+    let numbered = |of: &OwnSignal| (of.name.clone(), of.kind);
+    let queries = |all: &[OwnSignal]| -> Vec<OwnSignal> {
+        let are_asked = all.iter().filter(|s| matches!(s.source, OwnSource::Prometheus { .. }));
+        are_asked.map(|signal| OwnSignal { place: Place::default(), ..signal.clone() }).collect()
+    };
+    let is_there = before.iter().zip(now).all(|(before, now)| numbered(before) == numbered(now));
+    before.len() <= now.len() && is_there && queries(before) == queries(now)
+}
+
 /// Targets to be compared, in the order of their names: in which line a setting stands makes no other target.
 fn without_places(targets: &[Target]) -> Vec<Target> {
     let mut targets: Vec<Target> =
@@ -179,8 +200,12 @@ fn without_places(targets: &[Target]) -> Vec<Target> {
     targets
 }
 
-/// How two lists of targets differ, for people. A server at another address is another one.
+/// Why the agent begins anew: how two lists of targets differ, for people, else that signals do. A server at another address is another one.
 fn told(before: &[Target], now: &[Target]) -> String {
+    if before == now {
+        return "signals were removed, put before others or asked for otherwise: the agent begins anew"
+            .into();
+    }
     let key = |target: &Target| (target.name.clone(), target.url.clone());
     let missing = |of: &[Target], without: &[Target]| {
         of.iter().filter(|t| !without.iter().any(|other| key(other) == key(t))).count()
@@ -260,6 +285,40 @@ async fn request_reloads(
         if is_changed {
             // A request that is pending will read the newest files.
             reloads.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skewtrap_core::signal::catalog::Kind;
+
+    #[test]
+    fn signals_may_be_added_behind_the_others_and_anything_else_would_mix_their_series() {
+        let signal = |name: &str, kind, source| OwnSignal {
+            name: name.into(),
+            unit: "".into(),
+            kind,
+            target: None,
+            place: Place::default(),
+            source,
+        };
+        let pattern = |name: &str| signal(name, Kind::Gauge, OwnSource::Pattern("a (?<value>[0-9]+)".into()));
+        let (a, b, c) = (pattern("a"), pattern("b"), pattern("c"));
+        let both = [a.clone(), b.clone()];
+        assert!(keep_their_series(&both, &both));
+        assert!(keep_their_series(&both, &[a.clone(), b.clone(), c.clone()]), "one more");
+        let line = Place { line: 7, ..Place::default() };
+        assert!(keep_their_series(&both, &[OwnSignal { place: line, ..a.clone() }, b.clone()]));
+        for mixed in [
+            vec![b.clone()],
+            vec![a.clone()],
+            vec![b.clone(), a.clone()],
+            vec![c, a.clone(), b.clone()],
+            vec![a, OwnSignal { kind: Kind::Counter, ..b }],
+        ] {
+            assert!(!keep_their_series(&both, &mixed), "{mixed:?}");
         }
     }
 }
