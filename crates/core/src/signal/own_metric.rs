@@ -145,12 +145,9 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Replaces the signals; growth is counted anew.
+    /// Replaces the signals; the growth of those that were there before is counted on.
     pub fn set_metrics(&mut self, mut metrics: Vec<OwnMetric>) {
         self.parts.clear();
-        self.before.clear();
-        self.counted.clear();
-        self.series = 0;
         self.own = metrics.len();
         metrics.extend(UNASKED.map(|(signal, metric)| OwnMetric {
             signal,
@@ -165,6 +162,11 @@ impl OwnMetrics {
                 self.parts.entry(name.into_bytes()).or_default().push((i, part));
             }
         }
+        let place_of = |known: &OwnMetric| metrics.iter().position(|own| own == known);
+        let places: Vec<Option<usize>> = self.metrics.iter().map(place_of).collect();
+        self.before = at_places(std::mem::take(&mut self.before), &places);
+        self.counted = at_places(std::mem::take(&mut self.counted), &places);
+        self.series = self.counted.values().map(|counted| counted.last.len()).sum();
         self.metrics = metrics;
     }
 
@@ -333,6 +335,15 @@ impl OwnMetrics {
         }
         value
     }
+}
+
+/// What is remembered of each signal, at the places where these are now.
+fn at_places<T>(
+    all: BTreeMap<(SourceId, Rank, usize), T>,
+    places: &[Option<usize>],
+) -> BTreeMap<(SourceId, Rank, usize), T> {
+    let now = |(source, rank, place): (SourceId, Rank, usize)| Some((source, rank, (*places.get(place)?)?));
+    all.into_iter().filter_map(|(key, value)| Some((now(key)?, value))).collect()
 }
 
 fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {

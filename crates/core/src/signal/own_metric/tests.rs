@@ -150,3 +150,19 @@ fn a_counter_grows_by_what_each_of_its_series_grew_whichever_of_them_a_page_has(
     assert_eq!(total(&[("a", 1005), ("b", 12), ("c", 500)], 4.0), 1017.0, "what it had before nobody saw");
     assert_eq!(total(&[("a", 4), ("b", 1), ("c", 0)], 5.0), 1022.0, "restarted");
 }
+
+#[test]
+fn a_reload_that_leaves_a_counter_as_it_is_counts_on() {
+    let hits = || own("hits", MetricStat::Rate);
+    let mut reader = reader(vec![hits()]);
+    let page = |n: u32| format!("hits_total{{engine=\"0\",shard=\"a\"}} {n}\n");
+    let value = |reader: &mut OwnMetrics, n: u32, at: f64| read(reader, &page(n), at)[0].1;
+    assert_eq!(value(&mut reader, 1_000_000, 1.0), 1e6);
+    // The server is started anew.
+    assert_eq!(value(&mut reader, 500, 2.0), 1_000_500.0);
+    reader.set_metrics(vec![OwnMetric { signal: Signal(201), ..own("other", MetricStat::Value) }, hits()]);
+    assert_eq!(value(&mut reader, 600, 3.0), 1_000_600.0, "it grew by a hundred");
+    // Another counter begins with what it has.
+    reader.set_metrics(vec![OwnMetric { signal: Signal(202), ..hits() }]);
+    assert_eq!(value(&mut reader, 700, 4.0), 700.0);
+}
