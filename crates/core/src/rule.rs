@@ -35,7 +35,7 @@ pub use self::compiled::EVALUATION_INTERVAL;
 pub use self::condition::Condition;
 pub use self::engine::Engine;
 pub use self::escalation::times_bound;
-pub use self::factors::{Baseline, FactorSet};
+pub use self::factors::{Baseline, FactorSet, MOST_RANKS};
 pub use self::guard::Guard;
 pub use self::state::{RESUMES_WITHIN, RuleState, Suppression};
 pub use self::statistic::Direction;

@@ -32,7 +32,7 @@ const CALIBRATED_S: f64 = 3600.0;
 /// For so many seconds it is said what became usual.
 const DAY_S: f64 = 86_400.0;
 /// More ranks than this are not compared: the cost of a step grows with them.
-const MOST_RANKS: usize = 256;
+pub const MOST_RANKS: usize = 256;
 
 /// Which factors a condition asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

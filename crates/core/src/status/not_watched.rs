@@ -4,6 +4,7 @@
 //! no rule has anything to compare. That must be said wherever somebody might take silence for health.
 
 use crate::capture::facts::{ServerKind, Sizes};
+use crate::rule::MOST_RANKS;
 
 /// What the rules that are in force can do on a server, as far as somebody knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,7 +19,14 @@ pub struct Reach<'a> {
 /// do; `None` where each rank has its own numbers, and where the only rank is compared with those of other servers.
 pub fn not_watched(engine: ServerKind, sizes: &Sizes, reach: Reach<'_>) -> Option<String> {
     if sizes.dp > 1 {
-        return None;
+        let left_out = usize::from(sizes.dp).saturating_sub(MOST_RANKS);
+        return (left_out > 0).then(|| {
+            format!(
+                "of its {} DP ranks the rules on factors (dp-load-skew, stuck-rank) compare the first {MOST_RANKS} that are heard, \
+                 and the other {left_out} are not compared; rules on levels compare all of them",
+                sizes.dp
+            )
+        });
     }
     let together = usize::from(sizes.tp.max(sizes.ep)) * usize::from(sizes.pp);
     let is_alone = engine.reports_its_sizes() && together == 1;
@@ -117,6 +125,14 @@ mod tests {
             not_watched(ServerKind::Sglang, &Sizes { dp_attention: true, ..several }, Reach::default()),
             None
         );
+    }
+
+    #[test]
+    fn ranks_beyond_those_that_are_compared_are_counted() {
+        let of = |dp| not_watched(ServerKind::Sglang, &Sizes { dp, ..Sizes::default() }, Reach::default());
+        assert_eq!(of(256), None);
+        let told = of(300).expect("some are left out");
+        assert!(told.starts_with("of its 300 DP ranks") && told.contains("the other 44 are not"), "{told}");
     }
 
     #[test]

@@ -19,7 +19,6 @@ fn a_trouble_does_not_go_on_over_a_gap_of_a_quarter_of_an_hour() {
         assert!(detector.open().is_none() && !detector.is_open(1));
     }
     // A shorter gap ends nothing.
-    let mut detector = detector;
     assert_eq!(detector.step(700.05), vec![]);
     assert!(detector.is_open(1));
 }
