@@ -268,7 +268,19 @@ impl Core {
 
     /// Resolves the incidents behind the ones that are told, whose troubles have ended.
     pub(super) fn end_those_behind(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let behind = self.incidents.firing_now().filter(|active| active.is_behind);
+        let Self { incidents, engine, .. } = self;
+        let is_left = |active: &ActiveIncident| active.is_behind && active.taken_up.is_some();
+        if incidents.firing_now().any(is_left) {
+            // One that was taken up is not told by its rule again: the detector says that it goes on.
+            for active in incidents.firing_now_mut().filter(|active| is_left(active)) {
+                let trouble = active.incident.trouble;
+                if trouble.is_some_and(|id| engine.trouble(&active.incident.target, id).is_some()) {
+                    (active.taken_up, active.away_since) = (None, None);
+                }
+            }
+        }
+        let behind =
+            self.incidents.firing_now().filter(|active| active.is_behind && active.taken_up.is_none());
         let behind: Vec<IncidentId> = behind.map(|active| active.incident.id.clone()).collect();
         for id in behind.into_iter().filter(|id| !self.goes_on(id)).collect::<Vec<_>>() {
             self.resolve_incident(&id, now, out);

@@ -297,3 +297,27 @@ fn a_standing_imbalance_that_no_rule_asks_for_after_a_reload_is_over() {
     told.take(800.0, effects);
     assert_eq!(told.of(Update::Resolved).len(), 1, "{:?}", words(&told));
 }
+
+#[test]
+fn a_trouble_behind_another_one_is_the_same_incident_for_the_next_agent() {
+    let of = |s: u32, rank: u32| match rank {
+        2 if within(s, 200, 330) => Second { report_s: 4.0, running: 60, ..USUAL },
+        0 if within(s, 240, 300) => Second { requests: 40, running: 70, ..USUAL },
+        _ => USUAL,
+    };
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let (mut before, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut before, &mut told, (0, 262), &of);
+    let [slow, sent] = &told.of(Update::Fired)[..] else { panic!("{:?}", words(&told)) };
+    let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(263)), Told::default());
+    after.remember(before.baselines(at(262)), at(263));
+    after.take_up(before.kept_incidents(), at(263));
+    // Time passes before the first line comes.
+    tick(&mut after, &mut then, 265);
+    play(&mut after, &mut then, (266, 380), &of);
+    let ends: Vec<(&str, bool, f64)> =
+        then.messages.iter().map(|m| (&*m.2.id, m.2.ended_unseen, m.0)).collect();
+    assert_eq!(ends.len(), 2, "{ends:?}");
+    assert_eq!((ends[0].0, ends[1].0), (&*sent.2.id, &*slow.2.id), "{ends:?}");
+    assert!(!ends[1].1 && (330.0..355.0).contains(&ends[1].2), "{ends:?}");
+}
