@@ -33,6 +33,9 @@ const LAG: i64 = 8;
 /// While something departs that is not told yet, after so many.
 const MOST_LAG: i64 = 60;
 
+/// Shares that have departed for so many seconds, of more requests than what is usual rests on, are the better guess of that.
+const MOST_DOUBT: i64 = 24;
+
 /// How well a source knows arrivals and work, before anything is learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quality {
@@ -61,7 +64,7 @@ pub struct Channel {
     /// The last second in which a rank had no room: arrivals are in doubt then.
     full: Option<i64>,
     /// Healthy seconds that were not learned yet.
-    unlearned: VecDeque<(i64, TrainingSample)>,
+    unlearned: VecDeque<Unlearned>,
     /// The usual time between two polls, in seconds; 0 where readings come as things happen.
     pub interval: f64,
 }
@@ -168,6 +171,15 @@ struct TrainingSample {
     residence: Grid,
     /// The strongest evidence of each of [`TESTS`].
     deviances: [f64; TESTS.len()],
+}
+
+/// A second that was not learned yet.
+#[derive(Clone, Debug)]
+struct Unlearned {
+    second: i64,
+    training: TrainingSample,
+    /// Whether the shares departed in a window that covers it.
+    is_doubtful: bool,
 }
 
 impl Examination {
@@ -428,16 +440,50 @@ impl Channel {
 
     /// Learns from what was seen in a healthy second, once some more have passed in health: a trouble that is
     /// not told yet must not become usual meanwhile. While something departs half as far as it must to be told
-    /// (`is_suspicious`), what was seen waits, for a minute at most: a mild trouble would teach its own noise, and
-    /// raise what it is measured by as fast as it grows.
+    /// (`is_suspicious`), or the shares by what no bound is below, what was seen waits, for a minute at most: a mild
+    /// trouble would teach its own noise, and raise what it is measured by as fast as it grows.
+    ///
+    /// Shares that departed in a window teach nobody what is usual in its seconds, unless they still do when those have
+    /// waited for that long: on a young server, whose bounds are high, a trouble may come and go untold, and few requests
+    /// stand against it.
     pub fn learn(&mut self, newest: i64, seen: Examination, is_suspicious: bool) {
-        self.unlearned.push_back((newest, seen.into_lesson()));
-        let lag = if is_suspicious { MOST_LAG } else { LAG };
-        while let Some((second, training)) =
-            self.unlearned.pop_front_if(|(second, _)| *second <= newest - lag)
-        {
-            self.learn_now(second, &training);
+        let departs = seen.share.most.map(|deviance| deviance >= LEAST_BOUND);
+        let longest =
+            WINDOWS.into_iter().zip(departs).rfind(|(_, departs)| *departs).map(|(window, _)| window);
+        self.unlearned.push_back(Unlearned {
+            second: newest,
+            training: seen.into_lesson(),
+            is_doubtful: false,
+        });
+        if let Some(window) = longest {
+            let covered = self.unlearned.iter_mut().rev().take_while(|of| of.second > newest - window);
+            covered.for_each(|of| of.is_doubtful = true);
         }
+        if longest.is_some() && self.has_been_wrong(newest) {
+            return;
+        }
+        let waits = is_suspicious || longest.is_some();
+        let lag = if waits { MOST_LAG } else { LAG };
+        while let Some(Unlearned { second, training, is_doubtful }) =
+            self.unlearned.pop_front_if(|of| of.second <= newest - lag)
+        {
+            self.learn_now(second, &training, waits || !is_doubtful);
+        }
+    }
+
+    /// Whether the seconds up to `newest` whose shares are in doubt know better what is usual than what was learned before
+    /// them, as those of an agent that began in a skew: then they are what is usual.
+    fn has_been_wrong(&mut self, newest: i64) -> bool {
+        let Some(first) = self.unlearned.iter().find(|of| of.is_doubtful).map(|of| of.second) else {
+            return false;
+        };
+        let came: f64 =
+            (0..self.known.share.usual.len()).map(|r| self.arrivals(r, first, newest).max(0.0)).sum();
+        let knows_better = newest - first >= MOST_DOUBT && came > self.known.share.requests;
+        if knows_better {
+            self.relearn_shares(newest, newest + 1 - first);
+        }
+        knows_better
     }
 
     /// A trouble was found: it may have begun in seconds that were not learned yet.
@@ -454,8 +500,8 @@ impl Channel {
         self.known.pace.learn_noise(&seen.pace.training, &slow);
     }
 
-    fn learn_now(&mut self, newest: i64, training: &TrainingSample) {
-        self.known.share.learn(&self.bins, newest, &training.share);
+    fn learn_now(&mut self, newest: i64, training: &TrainingSample, is_usual: bool) {
+        self.known.share.learn(&self.bins, newest, &training.share, is_usual);
         self.known.speed.learn(&training.speed);
         self.known.work.learn(&training.work);
         self.known.misses.learn(&training.misses);

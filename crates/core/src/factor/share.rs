@@ -83,6 +83,8 @@ pub struct Examination {
     pub totals: [f64; WINDOWS.len()],
     /// Whether requests may have been counted twice, by window.
     pub is_in_doubt: [bool; WINDOWS.len()],
+    /// The largest deviance of a rank's material departure, by window.
+    pub most: [f64; WINDOWS.len()],
 }
 
 impl Share {
@@ -108,6 +110,7 @@ impl Share {
         let (mut crowding, mut totals) = ([1.0; WINDOWS.len()], [0.0; WINDOWS.len()]);
         let is_in_doubt = WINDOWS.map(|window| full.is_some_and(|full| full > sums.newest - window));
         let mut best = vec![Evidence::NONE; ranks];
+        let mut most = [0.0f64; WINDOWS.len()];
         let group = |s: i64| (0..ranks).map(|r| sums.bins.get(r, s).arrivals.abs()).sum::<f64>();
         let last = group(sums.newest);
         for (w, window, sum) in sums.windows() {
@@ -142,14 +145,16 @@ impl Share {
                 }
                 let side = if x > expected { Side::High } else { Side::Low };
                 let deviance = 0.5 * square / self.noise(r, w, total, is_in_doubt[w]);
+                most[w] = most[w].max(deviance);
                 best[r] = best[r].or(Evidence { deviance, side, effect, window });
             }
         }
-        Examination { evidence: best, roots, crowding, totals, is_in_doubt }
+        Examination { evidence: best, roots, crowding, totals, is_in_doubt, most }
     }
 
-    /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, bins: &Bins, newest: i64, roots: &Grid) {
+    /// Learns from what was seen in a healthy second. `is_usual` says that its requests are believed to be shared as usual:
+    /// else it teaches the noise alone, which a few seconds do not move far.
+    pub fn learn(&mut self, bins: &Bins, newest: i64, roots: &Grid, is_usual: bool) {
         self.seconds += 1.0;
         if self.seconds > 0.5 * YOUNG {
             for (w, roots) in roots.rows().enumerate() {
@@ -163,7 +168,7 @@ impl Share {
         // The last second may lack its end.
         let whole: f64 = (0..self.usual.len()).map(|r| bins.get(r, newest - 1).arrivals.max(0.0)).sum();
         self.rate += (whole - self.rate) / self.seconds.min(MEMORY);
-        if total <= 0.0 {
+        if total <= 0.0 || !is_usual {
             return;
         }
         let weight = total / (self.requests + total);
@@ -394,7 +399,7 @@ mod tests {
                 counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
                 let seen = share.examine(&bins.sums(s, 0), full.map(|behind| s - behind), false);
                 if s < 300 {
-                    share.learn(&bins, s, &seen.roots);
+                    share.learn(&bins, s, &seen.roots, true);
                 } else {
                     most = most.max(seen.evidence[2].deviance);
                 }
@@ -415,7 +420,7 @@ mod tests {
             let seen = share.examine(&bins.sums(s, 0), None, false);
             let found = &seen.evidence;
             if s < 300 {
-                share.learn(&bins, s, &seen.roots);
+                share.learn(&bins, s, &seen.roots, true);
                 assert!(found.iter().all(|e| e.deviance < 1.0));
             } else if s == 302 {
                 assert!(found[2].deviance > 30.0 && found[2].side == Side::High);
