@@ -435,7 +435,9 @@ impl Detector {
         // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
         let pause = PAUSE.max(POLLS_MISSED * channel.interval);
         let moved = self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max);
-        if moved < now - pause {
+        // Where nobody has work nothing moves either, and a trouble is over.
+        let is_idle = self.open.is_some() && self.stuck.is_idle(now - pause);
+        if moved < now - pause && !is_idle {
             self.paused_until = now + PAUSE_WAKE;
             self.paused = Some((moved, now));
         }
@@ -683,7 +685,7 @@ impl Detector {
                 Change::Fired(Incident { id: self.incidents, ..incident })
             }
         };
-        let open = Open::new(change.incident().clone(), test);
+        let open = Open::new(change.incident().clone(), test, channel.is_young());
         if let Some(before) = self.open.replace(open) {
             self.behind.push(before);
         }

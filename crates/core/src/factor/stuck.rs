@@ -115,6 +115,11 @@ impl Stuck {
         Self { pulses: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0), ended: (0.0, 0.0) }
     }
 
+    /// Whether every rank was read since then, and has no work.
+    pub fn is_idle(&self, since: f64) -> bool {
+        self.pulses.iter().all(|pulse| pulse.work < 1.0 && pulse.read.is_some_and(|read| read >= since))
+    }
+
     /// Something of `rank` was read at `at`.
     pub fn read(&mut self, rank: usize, at: f64) {
         let pulse = &mut self.pulses[rank];

@@ -122,7 +122,7 @@ impl Detector {
         is_seen
             && (open.incident.factor != Factor::Share || is_learned)
             && open.incident.factor != Factor::Stuck
-            && now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
+            && now - open.incident.fired > if open.is_young { STANDING_YOUNG } else { STANDING }
     }
 
     /// A trouble is over, or what is usual now.

@@ -1048,3 +1048,75 @@ fn a_rank_that_becomes_much_slower_while_a_mild_redirect_goes_on_elsewhere_is_to
 }
 
 mod ends;
+/// Plays `seconds` of two ranks to which so many requests come a second.
+fn play_two(detector: &mut Detector, seconds: std::ops::Range<i64>, came: [usize; 2]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for s in seconds {
+        for (rank, n) in came.into_iter().enumerate() {
+            for i in 0..n {
+                let tokens = 80.0 + 5.0 * ((s as usize * 7 + i * 3 + rank) % 11) as f64;
+                let line =
+                    Prefill { new_seqs: 1.0, new_tokens: tokens, queue: Some(0.0), ..Prefill::default() };
+                let what = Reading::Prefill(Prefill { running: Some(20.0), ..line });
+                detector.observe(&Observation { at: s as f64 + (i as f64 + 0.5) / n as f64, rank, what });
+            }
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    changes
+}
+
+#[test]
+fn a_skew_that_is_over_before_a_young_server_could_be_judged_teaches_nobody_that_it_is_usual() {
+    let (even, skewed) = ([6, 6], [1, 11]);
+    for begins in [0, 4] {
+        let mut detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 0.2 });
+        play_two(&mut detector, begins..15, even);
+        play_two(&mut detector, begins.max(15)..27, skewed);
+        assert_eq!(play_two(&mut detector, 27..80, even), vec![], "{begins}");
+        let again = play_two(&mut detector, 80..98, skewed);
+        let is_told = again.iter().any(|c| matches!(c, Change::Fired(i) if i.factor == Factor::Share));
+        assert!(is_told, "{begins}: {again:?}");
+    }
+}
+
+/// Pages of four ranks as an engine shows them that dates nothing: how many run, and what was counted.
+fn page_of(at: f64, rank: usize, running: f64, admitted: f64) -> [Observation; 2] {
+    let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+    let counters = Counters {
+        admissions: Some(admitted),
+        decode_tokens: Some(200.0 * admitted),
+        prompt_tokens: Some(300.0 * admitted),
+        ..Counters::default()
+    };
+    [Reading::Gauges(gauges), Reading::Counters(counters)].map(|what| Observation { at, rank, what })
+}
+
+#[test]
+fn a_trouble_is_over_when_its_server_has_nothing_to_do_any_more() {
+    let mut detector = Detector::new(SETTINGS);
+    let (mut admitted, mut changes) = ([100.0; 4], Vec::new());
+    for s in 0..260_i64 {
+        for (rank, admitted) in admitted.iter_mut().enumerate() {
+            let is_sent_more = rank == 2 && (200..215).contains(&s);
+            *admitted += if s >= 215 {
+                0.0
+            } else if is_sent_more {
+                32.0
+            } else {
+                8.0
+            };
+            let running = if s >= 215 {
+                0.0
+            } else if is_sent_more {
+                90.0
+            } else {
+                20.0 + (s % 3) as f64
+            };
+            page_of(s as f64 + 0.4, rank, running, *admitted).iter().for_each(|o| detector.observe(o));
+        }
+        changes.extend(detector.step(s as f64 + 1.05).into_iter().map(|c| (s, c)));
+    }
+    assert!(matches!(&changes[0], (200..215, Change::Fired(i)) if i.ranks == [2]), "{changes:?}");
+    assert!(matches!(&changes[1], (215..245, Change::Cleared(_))), "{changes:?}");
+}

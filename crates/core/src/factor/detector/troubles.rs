@@ -55,6 +55,9 @@ pub struct Open {
     /// Whether nothing was seen of it since an agent before this one saved it: it may have ended meanwhile.
     #[serde(skip)]
     pub(super) is_unseen: bool,
+    /// Whether it was found before anything usual was known.
+    #[serde(default)]
+    pub(super) is_young: bool,
 }
 
 /// A trouble that has ended.
@@ -70,8 +73,8 @@ pub struct Closed {
 }
 
 impl Open {
-    pub(super) fn new(incident: Incident, test: Option<usize>) -> Self {
-        Self { incident, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false }
+    pub(super) fn new(incident: Incident, test: Option<usize>, is_young: bool) -> Self {
+        Self { incident, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false, is_young }
     }
 
     /// Whether `test` looks at what departed first.
@@ -122,6 +125,10 @@ impl Open {
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
+            return false;
+        }
+        if channel.is_young() && !self.is_young && self.incident.factor != Factor::Stuck {
+            // It was found by another source, and this one does not know what is usual.
             return false;
         }
         let seen = channel.examine(moment.newest, from, moment.pending);
