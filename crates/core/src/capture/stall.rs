@@ -4,7 +4,8 @@
 //! the times of the files), `/health` beyond its median, and gaps in the ranks' samples beyond their
 //! usual interval. Their union in time is booked; each alone misses cases (an export that blocks one
 //! rank leaves `/health` well; a polled load endpoint answers from a snapshot; files may be out of
-//! sight). The exports need nothing to compare with. For a window that another agent opened nothing usual is
+//! sight). A rank that says that its export is done has spoken: what its samples lack after that is a silence of its own.
+//! The exports need nothing to compare with. For a window that another agent opened nothing usual is
 //! known when it is closed: the usual intervals of the samples are learned from those around it.
 
 use std::collections::BTreeMap;
@@ -67,10 +68,27 @@ pub struct StallMeter {
     last: BTreeMap<(Rank, Source), Time>,
     /// Ranks that said that their export began, and have not said that it is done.
     writing: BTreeMap<Rank, Time>,
-    /// Who was silent, from when to when; `None` for what `/health` showed.
+    /// When ranks said that their exports are done, in the order of time.
+    done: Vec<(Rank, Time)>,
+    /// Who stood still, from when to when; `None` for what `/health` showed.
     stalled: Vec<(Option<Rank>, Time, Time)>,
+    /// Who gave no sample for longer than usual.
+    silences: Vec<Silence>,
     /// When it began, and the samples since then, where nothing usual was known.
     learns: Option<(Time, Samples)>,
+}
+
+/// A rank gave no sample by one of its sources for longer than usual.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    rank: Rank,
+    from: Time,
+    until: Time,
+    /// The usual interval, and how much more than that is a stall.
+    usual: Duration,
+    more: Duration,
+    /// Nothing before counts.
+    since: Time,
 }
 
 impl StallMeter {
@@ -81,7 +99,16 @@ impl StallMeter {
     /// `usual` has the intervals of the samples.
     pub fn new(from: Time, median: Duration, usual: UsualIntervals) -> Self {
         let last = usual.keys().map(|who| (*who, from)).collect();
-        Self { median, usual, last, writing: BTreeMap::new(), stalled: Vec::new(), learns: None }
+        Self {
+            median,
+            usual,
+            last,
+            writing: BTreeMap::new(),
+            done: Vec::new(),
+            stalled: Vec::new(),
+            silences: Vec::new(),
+            learns: None,
+        }
     }
 
     /// Starts at `from` without anything usual: the samples teach it.
@@ -99,7 +126,8 @@ impl StallMeter {
     /// samples came to tell.
     pub fn wants_samples(&self) -> bool {
         let knows = |samples: &Vec<(Time, bool)>| samples.len() > FEWEST;
-        self.learns.as_ref().is_some_and(|(_, all)| !all.values().any(knows)) && self.stalled.is_empty()
+        let has_seen = !self.stalled.is_empty() || !self.silences.is_empty();
+        self.learns.as_ref().is_some_and(|(_, all)| !all.values().any(knows)) && !has_seen
     }
 
     /// The shortest silence of a rank that its samples would show, of the rank whose samples show least; `None` where no
@@ -129,10 +157,30 @@ impl StallMeter {
             all.iter().map(move |(at, has_work)| (*rank, *source, *at, *has_work))
         });
         let mut meter = Self::new(*begin, Duration::ZERO, usual_intervals(all));
+        meter.done.clone_from(&self.done);
         for ((rank, source), all) in samples {
             all.iter().for_each(|(at, has_work)| meter.sample(*rank, *source, *at, *has_work));
         }
-        meter.stalled
+        meter.seen()
+    }
+
+    /// Who stood still, from when to when, as far as it was seen: a silence in which its rank said that its export is done is
+    /// two, and each counts where it is longer than usual.
+    fn seen(&self) -> Vec<(Option<Rank>, Time, Time)> {
+        let mut all = self.stalled.clone();
+        for silence in &self.silences {
+            let &Silence { rank, from, until, usual, more, since } = silence;
+            let spoke = self.done.iter().filter(|(of, at)| *of == rank && *at > from && *at < until);
+            let mut from = from;
+            for until in spoke.map(|(_, at)| *at).chain([until]) {
+                let begun = (from + usual).max(since);
+                if until.since(from) > usual + more && until > begun {
+                    all.push((Some(rank), begun, until));
+                }
+                from = until;
+            }
+        }
+        all
     }
 
     /// A rank said that its export begins.
@@ -142,6 +190,7 @@ impl StallMeter {
 
     /// A rank said that its export is done.
     pub fn export_ends(&mut self, rank: Rank, at: Time) {
+        self.done.push((rank, at));
         if let Some(from) = self.writing.remove(&rank) {
             self.wrote(rank, from, at);
         }
@@ -158,8 +207,9 @@ impl StallMeter {
     /// nothing to compare it with.
     pub fn health(&mut self, asked: Time, answered: Time) {
         // Up to twice the median is noise, not a stall.
-        if !self.median.is_zero() {
-            self.beyond(None, (asked, self.median), self.median, answered);
+        let usual = self.median;
+        if !usual.is_zero() && answered.since(asked) > usual + usual.max(Self::LEAST) {
+            self.stalled.push((None, asked + usual, answered));
         }
     }
 
@@ -178,7 +228,10 @@ impl StallMeter {
         {
             let from = std::mem::replace(last, at);
             // The reference is the longest usual gap: half of it more is a stall.
-            self.beyond(Some(rank), (from, usual), usual / 2, at);
+            let more = (usual / 2).max(Self::LEAST);
+            if at.since(from) > usual + more {
+                self.silences.push(Silence { rank, from, until: at, usual, more, since: from });
+            }
         }
     }
 
@@ -188,34 +241,34 @@ impl StallMeter {
         for (rank, from) in std::mem::take(&mut self.writing) {
             self.wrote(rank, from, exported);
         }
-        for (who, last) in &self.last {
+        for (who, &last) in &self.last {
             let usual = self.usual.get(who).copied().unwrap_or_default();
-            let from = (*last + usual).max(closing);
-            if exported.since(*last) > usual + usual / 2 && exported > from {
-                self.stalled.push((Some(who.0), from, exported));
+            let more = usual / 2;
+            if exported.since(last) > usual + more && exported > (last + usual).max(closing) {
+                let rank = who.0;
+                self.silences.push(Silence {
+                    rank,
+                    from: last,
+                    until: exported,
+                    usual,
+                    more,
+                    since: closing,
+                });
             }
-        }
-    }
-
-    /// What lies between two signs of life beyond the usual, if it is `more` than that.
-    fn beyond(&mut self, who: Option<Rank>, (from, usual): (Time, Duration), more: Duration, until: Time) {
-        if until.since(from) > usual + more.max(Self::LEAST) {
-            self.stalled.push((who, from + usual, until));
         }
     }
 
     /// The time covered by any of the stalls.
     pub fn stalled(&self) -> Duration {
-        let learned = self.learned();
-        let all = self.stalled.iter().chain(&learned).map(|(_, from, until)| (*from, *until));
+        let all = self.seen().into_iter().chain(self.learned()).map(|(_, from, until)| (from, until));
         covered(all).map(|(from, until)| until.since(from)).sum()
     }
 
     /// The longest silence of one rank, or of `/health` where no rank was seen to be silent for as long.
     pub fn longest(&self) -> Duration {
         let mut by_rank: BTreeMap<Option<Rank>, Vec<(Time, Time)>> = BTreeMap::new();
-        for (who, from, until) in self.stalled.iter().chain(&self.learned()) {
-            by_rank.entry(*who).or_default().push((*from, *until));
+        for (who, from, until) in self.seen().into_iter().chain(self.learned()) {
+            by_rank.entry(who).or_default().push((from, until));
         }
         let silences = by_rank.into_values().flat_map(covered);
         silences.map(|(from, until)| until.since(from)).max().unwrap_or_default()
@@ -285,6 +338,27 @@ mod tests {
         meter.exported(at(1.0), at(14.0)); // DP1 never said that it was done.
         assert_eq!(meter.stalled(), Duration::from_secs(13));
         assert_eq!(meter.longest(), Duration::from_secs(12));
+    }
+
+    /// What is booked where a rank that speaks every second writes from 1 to 1.8, says so, and speaks again then.
+    fn booked_where_it_speaks_again(then: f64) -> Duration {
+        let mut meter = StallMeter::new(at(0.0), Duration::ZERO, every_second(1));
+        meter.sample(Rank::dp(0), LOG, at(0.9), true);
+        meter.export_begins(Rank::dp(0), at(1.0));
+        meter.export_ends(Rank::dp(0), at(1.8));
+        meter.sample(Rank::dp(0), LOG, at(then), true);
+        meter.exported(at(1.0), at(then));
+        meter.stalled()
+    }
+
+    #[test]
+    fn a_rank_that_says_that_its_export_is_done_has_spoken() {
+        assert_eq!(booked_where_it_speaks_again(3.2), Duration::from_millis(800), "the export alone");
+        assert_eq!(
+            booked_where_it_speaks_again(5.8),
+            Duration::from_millis(800 + 3_000),
+            "silent after it, too"
+        );
     }
 
     #[test]
