@@ -104,7 +104,19 @@ fn onset_of(
     let quantity =
         if signal == catalog::GEN_THROUGHPUT { QuantityKind::Jumps } else { QuantityKind::Accumulates };
     let (times, values): (Vec<Time>, Vec<f64>) = differences(&series, since, now).into_iter().unzip();
-    onset::locate(&times, &[MemberCourse { values, quantity, memory: None, weight: 1.0 }], side)
+    let onset = onset::locate(&times, &[MemberCourse { values, quantity, memory: None, weight: 1.0 }], side)?;
+    let own = series.iter().find(|(is_blamed, _)| *is_blamed).map_or(&[][..], |(_, points)| points);
+    Some(Onset { error_s: onset.error_s.max(0.5 * apart_s(own, onset.at)), ..onset })
+}
+
+/// The seconds between the two of `points` between which `at` lies: the values are held from one to the next, so what
+/// began between them is seen with the later one.
+fn apart_s(points: &[(Time, f64)], at: Time) -> f64 {
+    let next = points.partition_point(|point| point.0 <= at);
+    match (next.checked_sub(1).and_then(|last| points.get(last)), points.get(next)) {
+        (Some(last), Some(next)) => next.0.signed_s_since(last.0),
+        _ => 0.0,
+    }
 }
 
 /// At each step, the blamed member's value less the mean of its peers' values as of then, on a scale
@@ -132,4 +144,48 @@ fn differences(series: &[(bool, Vec<(Time, f64)>)], since: Time, now: Time) -> V
         t = t + STEP;
     }
     course
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::signal::catalog::Catalog;
+    use crate::signal::fields::Fields;
+    use crate::signal::sample::{Source, TargetId};
+    use crate::signal::store::Bounds;
+    use skewtrap_trace::rank::Rank;
+
+    /// The onset of what DP1 shows from second 60 on, where ranks are read every so many seconds.
+    fn onset_where_read_every(seconds: u32) -> Onset {
+        let at = |s: u32| Time::from_epoch_s(1_000.0 + f64::from(s));
+        let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+        store.add_target("server".into(), None);
+        for s in (0..=80).step_by(seconds as usize) {
+            for rank in 0..2 {
+                let mut fields = Fields::default();
+                fields.set(catalog::QUEUE_REQS, if rank == 1 && s >= 60 { 50.0 } else { 1.0 });
+                store.record(TargetId(0), Rank::dp(rank), Source::Loads, &fields, at(s), at(s));
+            }
+        }
+        let (group, member) = (Labels::default(), Rank::dp(1).labels());
+        onset_of(&store, &group, catalog::QUEUE_REQS, &member, Side::High, (at(0), at(75))).expect("an onset")
+    }
+
+    #[test]
+    fn what_is_held_from_one_reading_to_the_next_began_between_them() {
+        let at = Time::from_epoch_s;
+        let points: Vec<(Time, f64)> = [10.0, 13.0, 16.0, 17.0].map(|s| (at(s), 1.0)).into();
+        assert_eq!([10.0, 12.9, 15.0, 16.5].map(|s| apart_s(&points, at(s))), [3.0, 3.0, 3.0, 1.0]);
+        assert_eq!([9.0, 17.0].map(|s| apart_s(&points, at(s))), [0.0, 0.0], "none before, none after");
+    }
+
+    #[test]
+    fn an_onset_is_known_to_half_the_time_between_two_readings() {
+        for (every, least) in [(1, 0.5), (3, 1.5), (5, 2.5)] {
+            let onset = onset_where_read_every(every);
+            assert!(onset.error_s >= least, "{every}: {onset:?}");
+        }
+    }
 }
