@@ -9,6 +9,13 @@ use crate::factor::observation::{Counters, Gauges, PromptTokens};
 
 /// Tokens that were found in the cache before their prompts are counted are no more: those of the longest prompts.
 const MOST_FOUND_EARLY: f64 = 1e6;
+/// Requests are counted when they are admitted, their tokens once they are computed: where a reading falls between, it shows
+/// fewer tokens a request than chance makes of usual ones, by so many standard deviations of the mean of their logarithms
+/// (one request's is nominally 1), and says something together with the next ones, so many seconds of them at most.
+const BEYOND_CHANCE: f64 = 3.0;
+const COMPUTED_WITHIN: f64 = 5.0;
+/// How fast the usual tokens a request are learned, a reading, on the logarithm.
+const GAIN: f64 = 0.05;
 
 /// What was last read of one rank's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +25,18 @@ pub struct Totals {
     did: Features,
     /// Prompt tokens that were found in a cache, of prompts that were not counted when that was.
     found_early: f64,
+    /// What was admitted, and is not told yet.
+    untold: Option<Untold>,
+    /// The logarithm of the usual tokens a request.
+    usual: Option<f64>,
+}
+
+/// Requests whose tokens may not all be counted yet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Untold {
+    since: f64,
+    admitted: f64,
+    prompts: PromptTokens,
 }
 
 impl Totals {
@@ -45,6 +64,7 @@ impl Totals {
         }
         if span > LONGEST_STRETCH || restarted {
             self.since = None;
+            self.untold = None;
             return InterpretedReading::default();
         }
         let requests = match (finished, growth(|g| g.running), growth(|g| g.waiting), admitted) {
@@ -69,7 +89,8 @@ impl Totals {
             gain(now.prompt_tokens, before.prompt_tokens),
         );
         let work = match (admitted, prompts) {
-            (Some(a), Some(prompts)) if a >= 1.0 => brought(a, a, prompts.all, prompts.computed)
+            (Some(a), Some(prompts)) => self
+                .brought(at, a, prompts)
                 .map(|brought| RequestTokens { met: 0.5 * (gauges.load() + levels.load()), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
@@ -93,6 +114,36 @@ impl Totals {
     /// Whether `now` says the same as the last reading: nothing moved.
     pub fn same_counts(&self, now: &Counters) -> bool {
         self.last.is_some_and(|(_, c, _)| c == *now)
+    }
+
+    /// What the requests of this reading and of those before it that are not told yet brought, once it is all counted.
+    fn brought(&mut self, at: f64, admitted: f64, prompts: PromptTokens) -> Option<RequestTokens> {
+        let now = Untold { since: at, admitted, prompts };
+        let Untold { since, admitted, prompts } = match self.untold.take() {
+            Some(before) => Untold {
+                since: before.since,
+                admitted: before.admitted + admitted,
+                prompts: PromptTokens {
+                    all: before.prompts.all + prompts.all,
+                    computed: before.prompts.computed + prompts.computed,
+                },
+            },
+            None => now,
+        };
+        // Tokens of requests that were told before: the rest of a long prompt.
+        if admitted < 1.0 {
+            return None;
+        }
+        let of_chance = BEYOND_CHANCE / admitted.sqrt();
+        let least = self.usual.map_or(0.0, |usual| (usual - of_chance).exp() * admitted);
+        if prompts.all < least && at - since < COMPUTED_WITHIN {
+            self.untold = Some(Untold { since, admitted, prompts });
+            return None;
+        }
+        let brought = brought(admitted, admitted, prompts.all, prompts.computed)?;
+        let usual = self.usual.get_or_insert(brought.prompt);
+        *usual += GAIN * (brought.prompt - *usual);
+        Some(brought)
     }
 
     /// The prompt tokens of a reading, from what the counters gained.
@@ -212,6 +263,29 @@ mod tests {
             assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{between}: {work:?}");
             assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{between}: {work:?}");
         }
+    }
+
+    #[test]
+    fn tokens_that_are_counted_after_their_requests_were_are_told_with_them() {
+        let mut totals = Totals::default();
+        let (mut counters, mut at) = (Counters::default(), 0.0);
+        let mut read = |admitted: f64, computed: f64| {
+            let more = |total: Option<f64>, gain: f64| Some(total.unwrap_or(100.0) + gain);
+            counters.admissions = more(counters.admissions, admitted);
+            counters.computed_tokens = more(counters.computed_tokens, computed);
+            at += 1.0;
+            totals
+                .read(at, &counters, &Gauges::default(), 0.0)
+                .work
+                .map(|w| (w.admitted, w.prompt.exp().round()))
+        };
+        assert_eq!([read(1.0, 80.0), read(4.0, 320.0)], [None, Some((4.0, 80.0))]);
+        // A batch of prompts under way.
+        assert_eq!([read(26.0, 100.0), read(0.0, 0.0), read(0.0, 1_980.0)], [None, None, Some((26.0, 80.0))]);
+        assert_eq!(read(0.0, 80.0), None, "the rest of a long prompt");
+        assert_eq!(read(1.0, 10.0), Some((1.0, 10.0)), "a short prompt");
+        let shorter: Vec<_> = (0..6).filter_map(|_| read(9.0, 90.0)).collect();
+        assert_eq!(shorter, [(54.0, 10.0)], "prompts have become short");
     }
 
     #[test]
