@@ -28,6 +28,8 @@ pub const SHORT_LEN: usize = 14;
 /// A live line whose whole-second stamp is this close to its arrival arrived when it was written;
 /// the arrival is then the better clock.
 const PROMPT: Duration = Duration::from_secs(3);
+/// Whose stamps are as late as this for so long is behind: its clock is, or its log comes late.
+const STEADY: Duration = Duration::from_secs(30);
 /// Clocks of one machine and a slow tail differ by less than this.
 const TOLERATED: Duration = Duration::from_secs(90);
 
@@ -39,12 +41,41 @@ pub struct Clock {
     last_len: usize,
     last_nanos: i64,
     offset_s: Option<i64>,
+    lag: Lag,
+}
+
+/// By how much stamps are behind their arrival at least.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    /// The least of the stretch under way, in seconds, and when that began.
+    now: Option<(Time, f64)>,
+    /// That of the one before.
+    before: Option<f64>,
+}
+
+impl Lag {
+    /// What is steady of it, with another line.
+    fn steady_s(&mut self, arrival: Time, off: f64) -> f64 {
+        match &mut self.now {
+            Some((since, least)) if !arrival.is_past(*since, STEADY) && arrival >= *since => {
+                *least = least.min(off)
+            }
+            now => {
+                let last = now.replace((arrival, off));
+                // After a gap nothing is known.
+                self.before =
+                    last.filter(|(since, _)| !arrival.is_past(*since, STEADY * 2)).map(|(_, least)| least);
+            }
+        }
+        let least = self.now.map_or(off, |(_, least)| least);
+        self.before.map_or(0.0, |before| before.min(least))
+    }
 }
 
 impl Clock {
     /// A clock for stamps of `zone`.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, last: [0; CIVIL_LEN], last_len: 0, last_nanos: 0, offset_s: None }
+        Self { zone, last: [0; CIVIL_LEN], last_len: 0, last_nanos: 0, offset_s: None, lag: Lag::default() }
     }
 
     /// The instant that a stamp means; `None` when it is no time of any day. `near` gives the year
@@ -81,9 +112,14 @@ impl Clock {
             self.offset_s = Some(off.round() as i64);
             return arrival;
         }
-        self.offset_s = None;
-        let prompt = off > -1.0 && off <= PROMPT.as_secs_f64();
-        if prompt && stamp.millis.is_none() { arrival } else { stamped.min(arrival) }
+        // What all lines of the last half minute are late by is no time that they waited: only the rest is.
+        let steady = self.lag.steady_s(arrival, off);
+        let is_behind = steady > PROMPT.as_secs_f64();
+        self.offset_s = is_behind.then_some(steady.round() as i64);
+        let lag = if is_behind { steady } else { 0.0 };
+        let prompt = off - lag > -1.0 && off - lag <= PROMPT.as_secs_f64();
+        let written = stamped + Duration::from_secs_f64(lag);
+        if prompt && stamp.millis.is_none() { arrival } else { written.min(arrival) }
     }
 
     /// By how much the stamps of lines differ from their arrival, when that is more than can be right: the zone is
@@ -92,13 +128,14 @@ impl Clock {
         let off = self.offset_s?;
         let minutes = (off.unsigned_abs() + 30) / 60;
         let long = match (minutes / 60, minutes % 60) {
+            _ if off.unsigned_abs() < 120 => format!("{} s", off.unsigned_abs()),
             (0, minutes) => format!("{minutes} min"),
             (hours, 0) => format!("{hours} h"),
             (hours, minutes) => format!("{hours} h {minutes} min"),
         };
         let side = if off > 0 { "before" } else { "after" };
         // Zones differ by whole quarters of an hour.
-        let cause = match (minutes + 1) % 15 <= 2 {
+        let cause = match (minutes + 1) % 15 <= 2 && minutes > 2 {
             true => "is `zone`, the zone of the log's stamps, right?",
             false => "is the clock of the server's machine right, or does its log come late?",
         };
@@ -120,7 +157,16 @@ impl Clock {
         };
         let part = |i: usize| digits(rest.get(i..i + 2)?).and_then(|n| i8::try_from(n).ok());
         let time = DateTime::new(year, part(0)?, part(3)?, part(6)?, part(9)?, part(12)?, 0).ok()?;
-        let nanos = self.zone.to_timestamp(time).ok()?.as_nanosecond();
+        // The hour that comes twice at the end of summer time.
+        let ambiguous = self.zone.to_ambiguous_timestamp(time);
+        let nanos = match (near, ambiguous.is_ambiguous()) {
+            (Some(near), true) => {
+                let apart = |t: &jiff::Timestamp| (t.as_nanosecond() - i128::from(near.nanos())).abs();
+                let (earlier, later) = (ambiguous.earlier().ok()?, ambiguous.later().ok()?);
+                [earlier, later].into_iter().min_by_key(apart)?.as_nanosecond()
+            }
+            _ => ambiguous.compatible().ok()?.as_nanosecond(),
+        };
         i64::try_from(nanos).ok()
     }
 
@@ -174,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn in_the_hour_that_comes_twice_a_stamp_is_the_one_nearer_to_its_arrival() {
+        // 2026-10-25 02:30 is 00:30 UTC, and an hour later again.
+        for arrival in [1_792_888_200.4, 1_792_891_800.4] {
+            let arrival = Time::from_epoch_s(arrival);
+            let line = Stamp { millis: Some(0), ..stamp("2026-10-25 02:30:00") };
+            let mut berlin = Clock::new(TimeZone::get("Europe/Berlin").expect("bundled"));
+            let written = berlin.written_at(Some(line), arrival, false);
+            assert!((arrival.signed_s_since(written) - 0.4).abs() < 1e-6, "{written} {arrival}");
+            assert_eq!(berlin.disagreement(), None);
+        }
+    }
+
+    #[test]
     fn a_stamp_without_a_year_takes_the_nearest() {
         let mut utc = Clock::new(TimeZone::UTC);
         let new_year = Time::from_epoch_s(1_798_761_610.0); // 2027-01-01 00:00:10
@@ -197,6 +256,26 @@ mod tests {
         utc.written_at(line, at(1_795_492_086.7), false);
         assert_eq!(utc.disagreement(), None);
         assert_eq!(utc.written_at(None, at(5.0), false), at(5.0));
+    }
+
+    #[test]
+    fn lines_that_are_all_late_by_as_much_are_written_when_they_arrive_and_that_is_told() {
+        let mut utc = Clock::new(TimeZone::UTC);
+        let stamps: Vec<String> =
+            (0..80).map(|s| format!("2026-11-24 03:{:02}:{:02}", 48 + s / 60, s % 60)).collect();
+        let mut late = |s: usize, by: f64| {
+            let arrival = Time::from_epoch_s(1_795_492_080.0 + s as f64 + by);
+            arrival.signed_s_since(utc.written_at(Some(stamp(&stamps[s])), arrival, false))
+        };
+        let first: Vec<f64> = (0..20).map(|s| late(s, 10.3)).collect();
+        assert!(first.iter().all(|late| *late > 10.0), "it may be held up: {first:?}");
+        for s in 20..60 {
+            late(s, 10.3);
+        }
+        assert!(late(60, 10.4) < 0.2);
+        assert!((late(61, 18.3) - 8.0).abs() < 0.2, "held up by eight seconds");
+        let told = utc.disagreement().expect("it is told");
+        assert!(told.starts_with("its lines are stamped 10 s before they arrive: is the clock"), "{told}");
     }
 
     #[test]
