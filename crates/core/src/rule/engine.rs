@@ -207,6 +207,24 @@ impl Engine {
         Some(entry.groups[*entry.by_labels.get(group)? as usize].rule_state())
     }
 
+    /// Whether what a rule detected on a group of `server` seems to be over, while it fires: its clear has begun to hold, or
+    /// the trouble of that number has begun to calm.
+    pub fn is_clearing(
+        &self,
+        rule: &str,
+        group: &Labels,
+        (server, trouble): (&str, Option<u64>),
+        now: Time,
+    ) -> bool {
+        let told = trouble.and_then(|_| self.factors.told(server));
+        if told.is_some_and(|told| told.is_calming && told.trouble.map(|t| t.id) == trouble) {
+            return true;
+        }
+        let Some(entry) = self.entries.iter().find(|e| *e.compiled.rule.name == *rule) else { return false };
+        let index = entry.by_labels.get(group);
+        index.is_some_and(|index| entry.groups[*index as usize].is_clearing(now))
+    }
+
     /// Whether any rule was judged on a group of `server`.
     pub fn is_judged(&self, server: &str) -> bool {
         let is_there = |group: &Group| group.target().is_some_and(|target| **target == *server);

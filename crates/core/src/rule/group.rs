@@ -272,6 +272,11 @@ impl Group {
         self.has_been_clear
     }
 
+    /// Whether it fires, and its clear has begun to hold.
+    pub fn is_clearing(&self, now: Time) -> bool {
+        matches!(&self.state, GroupState::Firing(firing) if firing.clear_for(now).is_some())
+    }
+
     /// Once the clear has held for its time, this agent sees the beginning of whatever fires later.
     fn note_clear(&mut self, clear: bool, hold: Duration, now: Time) {
         self.has_been_clear = self.has_been_clear || has_lasted(&mut self.clear_since, clear, hold, now);

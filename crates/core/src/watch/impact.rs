@@ -10,6 +10,7 @@ use super::incidents::{ActiveIncident, ImpactProbe};
 use super::server::Server;
 use crate::finding::{Finding, MemberValue};
 use crate::incident::{BeforeAndNow, Impact};
+use crate::rule::Engine;
 use crate::signal::catalog;
 use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::store::SignalStore;
@@ -36,10 +37,10 @@ const SOURCES: [Source; 3] = [Source::Loads, Source::Metrics, Source::Log];
 impl Core {
     /// Looks again at the incidents that go on, those that are due.
     pub(super) fn follow_impact(&mut self, store: &SignalStore, now: Time) {
-        let servers = &self.servers;
+        let (servers, engine) = (&self.servers, &self.engine);
         for active in self.incidents.firing_now_mut() {
             let is_due = active.incident.impact.as_ref().is_none_or(|known| now.since(known.at) >= EVERY);
-            if is_due {
+            if is_due && !is_clearing(engine, active, now) {
                 look(store, servers, active, now);
             }
         }
@@ -48,10 +49,16 @@ impl Core {
     /// Looks at one incident, whatever is due.
     pub(super) fn refresh_impact(&mut self, store: &SignalStore, id: &str, now: Time) {
         let Some(active) = self.incidents.get_mut(id) else { return };
-        if active.incident.resolved_at.is_none() {
+        if active.incident.resolved_at.is_none() && !is_clearing(&self.engine, active, now) {
             look(store, &self.servers, active, now);
         }
     }
+}
+
+/// Whether it seems to be over: what clients notice from then on is not of it.
+fn is_clearing(engine: &Engine, active: &ActiveIncident, now: Time) -> bool {
+    let incident = &active.incident;
+    engine.is_clearing(&incident.rule, &active.group, (&incident.target, incident.trouble), now)
 }
 
 fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, now: Time) {
