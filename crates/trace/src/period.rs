@@ -7,6 +7,9 @@
 //! steps would run both prefill and decode is passed over. Where the count is in fact once a layer, regular
 //! pauses between groups of layers delimit the step.
 //!
+//! Ranks that ran equally many collectives ran equally many steps, so there the counts of such a kernel are equal, and
+//! one that runs by chance about as often as there are steps is told from them.
+//!
 //! The attention kernels in a step show whether it is prefill or decode.
 
 use std::collections::HashMap;
@@ -14,6 +17,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Family, Phase, family_of, phase_of};
+use crate::stats::MIN_STEPS;
 use crate::step::{StepKind, StepMark};
 use crate::trace::RankTrace;
 
@@ -37,6 +41,10 @@ pub(crate) struct Periods {
 
 /// A kernel must run at least this often on each rank.
 const MIN_RUNS: u64 = 4;
+/// The same in a window in which most kernels run that often: it has three steps, the fewest that a window gets.
+const MIN_RUNS_OF_FEW_STEPS: u64 = MIN_STEPS as u64;
+/// With fewer collectives nothing tells whether ranks ran equally many steps.
+const MIN_COLLECTIVES: u64 = 16;
 /// The most names that are considered, the most frequent first: this bounds the work on a hostile file.
 const MAX_NAMES: usize = 400;
 
@@ -57,13 +65,22 @@ fn period_of(traces: &[&RankTrace]) -> Option<Period> {
         .keys()
         .filter_map(|&name| {
             let runs: Option<Vec<u64>> = present.iter().map(|&i| counts[i].get(name).copied()).collect();
-            runs.filter(|r| r.iter().all(|&n| n >= MIN_RUNS)).map(|r| (name, r))
+            runs.filter(|r| r.iter().all(|&n| n >= MIN_RUNS_OF_FEW_STEPS)).map(|r| (name, r))
         })
         .collect();
+    let few_steps = has_few_steps(&names);
+    if !few_steps {
+        names.retain(|(_, runs)| runs.iter().all(|&n| n >= MIN_RUNS));
+    }
     names.sort_by_key(|(name, runs)| (std::cmp::Reverse(runs.iter().sum::<u64>()), *name));
     names.truncate(MAX_NAMES);
-    let skeleton = skeleton_of(&names, traces[reference])?;
-    let kernel = first_of_step(&skeleton.names, traces[reference])?;
+    let ranks: Vec<&RankTrace> = present.iter().map(|&i| traces[i]).collect();
+    let skeleton = skeleton_of(&names, traces[reference], ran_equal_steps(&ranks))?;
+    let kernel = if few_steps {
+        first_in_window(&skeleton.names, traces[reference])?
+    } else {
+        first_of_step(&skeleton.names, traces[reference])?
+    };
     let runs = present
         .iter()
         .filter(|_| !skeleton.once_a_step)
@@ -71,6 +88,29 @@ fn period_of(traces: &[&RankTrace]) -> Option<Period> {
         .reduce(|a, b| if a == b { a } else { 1 })
         .unwrap_or(1);
     Some(Period { kernel: kernel.to_owned(), runs })
+}
+
+/// Whether more kernels run [`MIN_RUNS_OF_FEW_STEPS`] times on every rank than any other number of times.
+fn has_few_steps(names: &[(&str, Vec<u64>)]) -> bool {
+    let mut alike: HashMap<&[u64], usize> = HashMap::new();
+    names.iter().for_each(|(_, runs)| *alike.entry(runs).or_default() += 1);
+    let most = alike.into_iter().max_by_key(|&(runs, n)| (n, runs));
+    most.is_some_and(|(runs, _)| runs.iter().all(|&n| n == MIN_RUNS_OF_FEW_STEPS))
+}
+
+/// Whether the ranks ran equally many collectives, and so equally many steps.
+fn ran_equal_steps(ranks: &[&RankTrace]) -> bool {
+    let collectives = |t: &&RankTrace| {
+        t.rows.iter().filter(|r| t.communicates.get(usize::from(r.name)) == Some(&true)).count() as u64
+    };
+    let counts: Vec<u64> = ranks.iter().map(collectives).collect();
+    counts.iter().all(|&n| n >= MIN_COLLECTIVES) && equal(&counts)
+}
+
+/// Whether counts of one kernel are equal on all ranks, but for the run that the window cuts from some of them.
+fn equal(runs: &[u64]) -> bool {
+    let (least, most) = runs.iter().fold((u64::MAX, 0), |(l, m), &n| (l.min(n), m.max(n)));
+    most.saturating_sub(least) <= 1 + most / 50
 }
 
 fn counts_of(trace: &RankTrace) -> HashMap<&str, u64> {
@@ -99,15 +139,23 @@ const LAYERS: f64 = 6.0;
 
 /// Of the names whose counts are in one proportion on all ranks, those that share the lowest common
 /// count by which prefill and decode are told apart.
-fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)], trace: &RankTrace) -> Option<Skeleton<'a>> {
+fn skeleton_of<'a>(
+    names: &[(&'a str, Vec<u64>)],
+    trace: &RankTrace,
+    equal_steps: bool,
+) -> Option<Skeleton<'a>> {
     let members = |seed: &[u64]| -> Vec<&(&'a str, Vec<u64>)> {
         names.iter().filter(|(_, runs)| proportional(seed, runs)).collect()
     };
-    let best = names
-        .iter()
-        .map(|(_, runs)| (members(runs), runs.iter().sum::<u64>()))
-        .max_by_key(|(m, total)| (m.len(), std::cmp::Reverse(*total)))?
-        .0;
+    let best = if equal_steps {
+        names.iter().filter(|(_, runs)| equal(runs)).collect()
+    } else {
+        names
+            .iter()
+            .map(|(_, runs)| (members(runs), runs.iter().sum::<u64>()))
+            .max_by_key(|(m, total)| (m.len(), std::cmp::Reverse(*total)))?
+            .0
+    };
     let sum = |runs: &[u64]| runs.iter().sum::<u64>() as f64;
     let alike = |a: f64, b: f64| (a - b).abs() <= (0.015 * a.max(b)).max(2.0);
     let mut groups: Vec<(f64, Vec<&'a str>)> = Vec::new();
@@ -169,7 +217,8 @@ fn proportional(a: &[u64], b: &[u64]) -> bool {
     })
 }
 
-/// The kernel that comes first in a step: the GPU pauses longest before it.
+/// The kernel that comes first in a step: of those that take turns with most of `names`, the one before which the
+/// GPU pauses longest. One that most often runs once in a step, but not in all of them, takes no turns.
 fn first_of_step<'a>(names: &[&'a str], trace: &RankTrace) -> Option<&'a str> {
     let mut pauses = vec![(0i64, 0i64); trace.names.len()];
     let mut until = trace.rows.first()?.start;
@@ -183,7 +232,46 @@ fn first_of_step<'a>(names: &[&'a str], trace: &RankTrace) -> Option<&'a str> {
         let at = trace.names.iter().position(|n| n == name);
         at.map_or(0, |i| pauses[i].0 / pauses[i].1.max(1))
     };
-    names.iter().copied().max_by_key(|n| (mean(n), std::cmp::Reverse(*n)))
+    let longest = |names: &[&'a str]| names.iter().copied().max_by_key(|n| (mean(n), std::cmp::Reverse(*n)));
+    let runs = |name: &str| {
+        let at = trace.names.iter().position(|n| n == name);
+        at.map_or(0, |i| pauses[i].1)
+    };
+    let mut alike: HashMap<i64, Vec<&'a str>> = HashMap::new();
+    names.iter().for_each(|n| alike.entry(runs(n)).or_default().push(n));
+    let (_, usual) = alike.into_iter().max_by_key(|(runs, names)| (names.len(), *runs))?;
+    longest(&taking_turns(names, longest(&usual)?, trace))
+}
+
+/// Of those that take turns, the kernel that runs first in the window: a window begins with a step, and where it
+/// ends with one, too, the last step is seen whole.
+fn first_in_window<'a>(names: &[&'a str], trace: &RankTrace) -> Option<&'a str> {
+    let turns = taking_turns(names, first_of_step(names, trace)?, trace);
+    trace.rows.iter().find_map(|row| {
+        let name = trace.names[usize::from(row.name)].as_str();
+        turns.iter().copied().find(|n| *n == name)
+    })
+}
+
+/// Those of `names` that run once from each run of `kernel` to the next; it is one of them.
+fn taking_turns<'a>(names: &[&'a str], kernel: &str, trace: &RankTrace) -> Vec<&'a str> {
+    // By name: in which turn it ran last, and whether it ran in each of them once.
+    let mut last: Vec<Option<(usize, bool)>> = vec![None; trace.names.len()];
+    let first = trace.names.iter().position(|n| n == kernel);
+    let mut turn = 0;
+    for row in &trace.rows {
+        let name = usize::from(row.name);
+        turn += usize::from(Some(name) == first);
+        last[name] = Some(match last[name] {
+            None => (turn, turn <= 1),
+            Some((before, once)) => (turn, once && turn == before + 1),
+        });
+    }
+    let takes_turns = |name: &&str| {
+        let at = trace.names.iter().position(|n| n == name).and_then(|i| last[i]);
+        at.is_some_and(|(in_turn, once)| once && in_turn + 1 >= turn)
+    };
+    names.iter().copied().filter(takes_turns).collect()
 }
 
 fn starts_of(trace: &RankTrace, kernel: &str) -> Vec<i64> {
@@ -226,13 +314,31 @@ fn marks_of(starts: &[i64], every: usize, trace: &RankTrace) -> Vec<StepMark> {
     } else {
         starts.to_vec()
     };
+    let mark = |(start, end)| StepMark { start, end, kind: StepKind::Step, requests: None, tokens: None };
     // The last start begins a step that the end of the window may have cut.
-    let mut marks: Vec<StepMark> = firsts
-        .windows(2)
-        .map(|w| StepMark { start: w[0], end: w[1], kind: StepKind::Step, requests: None, tokens: None })
-        .collect();
+    let mut marks: Vec<StepMark> = firsts.windows(2).map(|w| mark((w[0], w[1]))).collect();
+    // Of the fewest steps that a window gets each one is needed; without what follows it, its host time is not known.
+    if marks.len() + 1 == MIN_STEPS && is_last_whole(&firsts, trace) {
+        let end = trace.rows.iter().map(|r| r.end()).max().unwrap_or(0);
+        marks.extend(firsts.last().map(|&start| mark((start, end))));
+    }
     set_kinds(&mut marks, trace);
     marks
+}
+
+/// Whether of what runs once in each step that begins at one of `firsts` four fifths also run after the last of them: a
+/// window that cuts it lacks what samples its tokens, and a batch of another kind a few.
+fn is_last_whole(firsts: &[i64], trace: &RankTrace) -> bool {
+    let mut runs = vec![vec![0u32; firsts.len()]; trace.names.len()];
+    for row in &trace.rows {
+        if let Some(step) = firsts.partition_point(|s| *s <= row.start).checked_sub(1) {
+            runs[usize::from(row.name)][step] += 1;
+        }
+    }
+    let once = runs.iter().filter_map(|of| of.split_last()).filter(|(_, rest)| rest.iter().all(|n| *n == 1));
+    let kernels = once.clone().count();
+    let missing = once.filter(|(last, _)| **last != 1).count();
+    kernels > 1 && 5 * missing <= kernels
 }
 
 /// Sets the kind of each step by the attention kernels in it.
@@ -281,6 +387,64 @@ mod tests {
         }
         t.finish();
         t
+    }
+
+    /// A rank's window of so many steps of 90 ms: prefill, and decode from the second on, with 16 collectives each.
+    /// `index` runs so many times in each step in turn, as its batch wants.
+    fn in_lockstep(steps: usize, index: &[usize]) -> RankTrace {
+        let mut t = RankTrace::default();
+        for step in 0..steps {
+            let mut at = step as i64 * 90_000_000;
+            let mut push = |name: &str| {
+                t.push(Limits::default(), name.as_bytes(), 7, at, 50_000);
+                at += 60_000;
+            };
+            (0..index[step % index.len()]).for_each(|_| push("index"));
+            ["embedding", "positions"].into_iter().for_each(&mut push);
+            (0..8 * usize::from(step > 0)).for_each(|i| push(&format!("decode_only_{}", i / 8)));
+            for _ in 0..8 {
+                push("rms_norm");
+                push(if step == 0 { "_fwd_kernel" } else { "_fwd_grouped_kernel_stage1" });
+                push("ncclDevKernel_AllReduce");
+                push("ncclDevKernel_AllGather");
+            }
+            ["softmax", "argmax", "penalty"].into_iter().for_each(&mut push);
+            // Most runs of others are in a proportion of their own.
+            (0..index[step % index.len()]).for_each(|_| push("fill_int"));
+            (0..index[step % index.len()] * 2).for_each(|i| push(&format!("fill_{}", i % 4)));
+        }
+        t.finish();
+        t
+    }
+
+    #[test]
+    fn ranks_that_ran_equally_many_collectives_have_equally_many_steps() {
+        let (a, b) = (in_lockstep(6, &[1, 2, 1, 2, 1, 2]), in_lockstep(6, &[1, 1, 1, 1, 0, 1]));
+        let found = periods(&[&a, &b], None).expect("a period");
+        let steps: Vec<usize> = found.marks.iter().map(Vec::len).collect();
+        assert_eq!(steps, [5, 5], "{:?}", found.period);
+        let off = found.marks.iter().flatten().map(|m| (m.end - m.start).abs_diff(90_000_000)).max();
+        assert!(off.is_some_and(|ns| ns < 1_000_000), "{:?}", found.marks);
+    }
+
+    #[test]
+    fn a_kernel_of_all_steps_but_one_delimits_none() {
+        let (a, b) = (in_lockstep(6, &[0]), in_lockstep(6, &[0]));
+        let names = ["embedding", "softmax", "argmax", "penalty", "decode_only_0"];
+        assert_eq!(taking_turns(&names, "embedding", &a), &names[..4]);
+        let found = periods(&[&a, &b], None).expect("a period");
+        assert_eq!(found.marks[0].len(), 5, "{:?}", found.period);
+    }
+
+    #[test]
+    fn a_window_of_three_steps_has_three_unless_it_cuts_the_last() {
+        let (mut a, b) = (trace(3, &[]), trace(3, &[0]));
+        let found = periods(&[&a, &b], None).expect("a period");
+        assert_eq!(found.marks.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3], "{:?}", found.period);
+        assert_eq!(found.marks[0][2].end, a.rows.last().expect("some").end());
+        a.rows.pop();
+        let cut = periods(&[&a, &b], None).expect("a period");
+        assert_eq!(cut.marks.iter().map(Vec::len).collect::<Vec<_>>(), [2, 3], "{:?}", cut.period);
     }
 
     #[test]
