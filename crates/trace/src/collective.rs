@@ -79,6 +79,9 @@ pub struct RankWait {
     /// Its clock against the reference's.
     #[serde(flatten)]
     pub clock: ClockOffset,
+    /// In how many of its steps the collectives lie.
+    #[serde(skip)]
+    pub(crate) steps: usize,
 }
 
 /// The collective calls in which all compared ranks take part.
@@ -232,6 +235,7 @@ fn waits(
                 last_share: last[i] as f64 / rows.len().max(1) as f64,
                 shift: shifts[i].0,
                 margin: shifts[i].1,
+                steps,
                 clock: ClockOffset::from_differences(
                     rows.iter().map(|r| (r[i].end + p.epoch_ns - profiles[0].epoch_ns) - r[0].end),
                 ),

@@ -125,8 +125,11 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
     found.gap = gaps[at].clone();
     found.host = hosts[at];
     count_doubts(profiles, stats, at, &mut found);
+    let misfit = found.matched.as_ref().and_then(|m| period_fit::misfit_in_lockstep(profiles, m));
     if few_complete_peers(profiles, at, &mut found) {
         found.kind = Kind::InsufficientEvidence;
+    } else if let Some(why) = misfit {
+        found.conclude(Kind::InsufficientEvidence, vec![why]);
     } else if found.by_host {
         kind_by_host(profiles, stats, at, &mut found);
     } else if waits_disagree(profiles, at, &mut found) {
@@ -250,7 +253,7 @@ fn host_may_be_chance(profiles: &[&RankProfile], at: usize, found: &Diagnosis) -
     }
     let with_work = |p: &&RankProfile| p.steps.iter().filter(|s| s.kind != StepKind::Idle).count();
     let fewest = profiles.iter().map(with_work).min().unwrap_or(0);
-    match enough(profiles, at) {
+    match enough(profiles, at, found.matched.as_ref()) {
         StepEvidence::Yes => None,
         StepEvidence::No(Some(wanted)) if wanted > fewest => Some(format!(
             "{fewest} step{} may show a passing moment: about {wanted} steps on every rank would tell",

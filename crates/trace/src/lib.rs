@@ -83,6 +83,7 @@ pub mod verdict;
 pub use self::collective::{ClockOffset, MatchedBy, MatchedCollectives, RankWait};
 pub use self::compare::compare;
 pub use self::comparison::{Comparison, ComparisonInput, KernelLine, KindLine, RankLine, Suspect};
+pub use self::enough::fewest_steps;
 pub use self::kernel::Family;
 pub use self::period::Period;
 pub use self::profile::{Collective, Cost, KernelCost, Profiles, RankProfile, RankWindow, Step};

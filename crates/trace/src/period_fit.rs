@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
+use crate::collective::MatchedCollectives;
 use crate::profile::RankProfile;
 use crate::stats::MIN_STEPS;
 use crate::step::{StepKind, StepSource};
 
 /// The largest share of a rank's steps that may be pieces of one.
 const MOST_PIECES: f64 = 0.1;
+
+/// Of so many steps of ranks that meet in collectives one may be counted on one rank and not on another.
+const MOST_UNEVEN: usize = 20;
 
 /// The share of the steps of a rank that must have about as many kernels as the others of their kind.
 const MIN_FITTING: f64 = 0.9;
@@ -47,6 +51,23 @@ pub(crate) fn misfit(profiles: &[&RankProfile]) -> Option<String> {
         "the period that stands for a step fits badly: it has {} kernels on one rank and {} on another",
         apart.0, apart.1
     ))
+}
+
+/// The same of ranks that meet in collectives: these lie in as many steps of each rank, but for one at the ends.
+pub(crate) fn misfit_in_lockstep(profiles: &[&RankProfile], matched: &MatchedCollectives) -> Option<String> {
+    let by_period = |i: &usize| profiles[*i].source == StepSource::Period;
+    let steps = |i: usize| matched.ranks[i].steps;
+    let most = (0..profiles.len()).filter(by_period).max_by_key(|&i| steps(i))?;
+    let fewest = (0..profiles.len()).filter(by_period).min_by_key(|&i| steps(i))?;
+    (steps(most) > steps(fewest) + 1 + steps(fewest) / MOST_UNEVEN).then(|| {
+        format!(
+            "the period that stands for a step fits badly: the same collectives lie in {} steps of {} and in {} of {}",
+            steps(most),
+            profiles[most].rank,
+            steps(fewest),
+            profiles[fewest].rank
+        )
+    })
 }
 
 /// Whether the period cuts steps to pieces: each step of a model runs its attention, so "steps" without any beside
