@@ -11,8 +11,8 @@ use clap::Args;
 use super::server_probe::{self, Probe};
 use crate::config::file;
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
-use skewtrap_core::capture::size::{DEFAULT_MAX_STALL, TELLING_STEPS, written};
-use skewtrap_core::capture::sizing::max_stall_for;
+use skewtrap_core::capture::size::{DEFAULT_MAX_STALL, written};
+use skewtrap_core::capture::sizing::{max_stall_for, steps_for_a_verdict};
 use skewtrap_core::message::counted;
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::status::{Reach, not_watched};
@@ -121,7 +121,8 @@ fn capture_section(facts: &ServerFacts) -> String {
         Some(fits) => (
             written(fits),
             format!(
-                "what {TELLING_STEPS} steps, enough for a verdict, are predicted to take, estimated {}",
+                "what {} steps, enough for a verdict, are predicted to take, estimated {}",
+                steps_for_a_verdict(facts),
                 facts.model_size.source()
             ),
         ),

@@ -23,7 +23,7 @@ use crate::config::file::{Config, LogFormatText};
 use crate::observe::changed::Changed;
 use skewtrap_core::amount::Span;
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::capture::sizing::max_stall_of;
+use skewtrap_core::capture::sizing::max_stall_words;
 
 /// How often the files of the configuration are checked for changes.
 const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
@@ -304,9 +304,9 @@ fn may_do(spec: &CaptureSpec) -> String {
     match spec {
         CaptureSpec::None => "no window".into(),
         CaptureSpec::Http(http) => {
-            let steps = match (http.num_steps, max_stall_of(http)) {
-                (Some(steps), _) => format!("{steps} steps"),
-                (None, stall) => format!("as many steps as cost a rank {}", Span(stall.unwrap_or_default())),
+            let steps = match http.num_steps {
+                Some(steps) => format!("{steps} steps"),
+                None => format!("as many steps as cost a rank {}", max_stall_words(http).unwrap_or_default()),
             };
             format!("a window of {steps}, stopped after {} at the latest", Span(http.deadline))
         }

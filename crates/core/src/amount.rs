@@ -58,6 +58,18 @@ impl fmt::Display for Span {
     }
 }
 
+/// The same of a duration that a sentence says is not exceeded: rounded up.
+#[derive(Clone, Copy, Debug)]
+pub struct AtMost(pub Duration);
+
+impl fmt::Display for AtMost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_s = if self.0.as_secs_f64() < 0.9995 { 1e3 } else { 10.0 };
+        // A float's own error is no millisecond.
+        Span(Duration::from_secs_f64((self.0.as_secs_f64() * per_s - 1e-6).ceil().max(0.0) / per_s)).fmt(f)
+    }
+}
+
 /// A number of bytes in a sentence, as [`bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
@@ -91,6 +103,13 @@ mod tests {
         let spans = [5, 999, 1_000, 9_500, 64_000, 540_000, 86_400_000];
         let spans = spans.map(|ms| Span(Duration::from_millis(ms)).to_string());
         assert_eq!(spans, ["5 ms", "999 ms", "1 s", "9.5 s", "64 s", "9 min", "24 h"]);
+    }
+
+    #[test]
+    fn what_is_not_exceeded_is_rounded_up() {
+        let of = |ms: f64| AtMost(Duration::from_secs_f64(ms / 1e3)).to_string();
+        assert_eq!([0.0, 0.2, 341.0, 341.2, 999.0].map(of), ["0 ms", "1 ms", "341 ms", "342 ms", "999 ms"]);
+        assert_eq!([1_000.0, 1_001.0, 1_912.8].map(of), ["1 s", "1.1 s", "2 s"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use thiserror::Error;
 pub use self::reason::Reason;
 use crate::amount::{Bytes, Span};
 use crate::capture::facts::{ServerKind, Version};
-use crate::capture::size::{MAX_STALL, TELLING_STEPS, written};
+use crate::capture::size::{MAX_STALL, written};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -376,8 +376,8 @@ pub enum Refusal {
         steps: u32,
         /// The silence of the slowest rank that they are predicted to cost.
         predicted: Duration,
-        /// What as many steps would cost as a verdict on hosts needs.
-        telling: Duration,
+        /// How many steps a verdict on hosts needs, and what they would cost.
+        telling: (u32, Duration),
         /// By what that was estimated, where no window of the server has taught it yet.
         estimated: Option<String>,
         /// What is allowed.
@@ -424,7 +424,7 @@ pub enum Refusal {
 
 fn too_costly(
     (asked, steps): (Option<u32>, u32),
-    (predicted, telling): (Duration, Duration),
+    (predicted, (steps_that_tell, telling)): (Duration, (u32, Duration)),
     source: Option<&str>,
     max_stall: Duration,
     slow_host: Option<f64>,
@@ -437,7 +437,7 @@ fn too_costly(
     let estimated = source.map_or_else(String::new, |source| format!(" (estimated {source})"));
     let allow = match (predicted <= MAX_STALL, asked) {
         (true, None) if telling > predicted && telling <= MAX_STALL => format!(
-            "{fewer}`{key}: {}`, or with `{key}: {}`, which allows the {TELLING_STEPS} steps that also show how hosts spend their time",
+            "{fewer}`{key}: {}`, or with `{key}: {}`, which allows the {steps_that_tell} steps that also show how hosts spend their time",
             written(predicted),
             written(telling)
         ),

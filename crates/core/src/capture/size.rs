@@ -19,9 +19,13 @@ use super::prior::{self, Guess, ModelSize};
 
 /// Fewer steps than this compare nothing.
 pub const MIN_STEPS: u32 = 3;
-/// From so many steps on a window shows how a rank's host spends its time. With fewer it shows how much GPU
-/// work the ranks have, and no more: host time varies from step to step.
-pub const TELLING_STEPS: u32 = 8;
+/// From so many steps on a window of `ranks` ranks shows how a rank's host spends its time. With fewer it shows how much
+/// GPU work the ranks have, and no more: host time varies from step to step. Of kernels alone the last step has no
+/// end, so one more is needed.
+pub fn telling_steps(ranks: usize, recorded: Recorded) -> u32 {
+    let whole = skewtrap_trace::fewest_steps(ranks.max(2));
+    whole as u32 + u32::from(recorded == Recorded::Gpu)
+}
 /// Steps of a window whose cost nobody can predict, and that says nothing else.
 pub const DEFAULT_STEPS: u32 = 10;
 /// What a window of the shipped rules may cost the slowest rank.

@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::HttpWindow;
-use super::facts::{ServerFacts, ServerKind};
+use super::facts::{ServerFacts, ServerKind, Sizes};
 use super::prior::{self, Guess, ModelSize};
 use super::refusal::Refusal;
 use super::size::{
     Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, Predicted, Recorded,
-    SLOW_FROM, TELLING_STEPS, WindowCosts, written,
+    SLOW_FROM, WindowCosts, telling_steps, written,
 };
-use crate::amount::Span;
+use crate::amount::{AtMost, Span};
 
 /// A prediction is far off when the host slows down under the window: so many times must fit.
 const TIMER_MARGIN: u32 = 3;
@@ -43,6 +43,9 @@ pub struct Sizing {
     pub max_stall: Option<Duration>,
     /// See [`PastWindow::server`].
     pub server: u64,
+    /// From how many steps on it tells how hosts spend their time; 0 where an older release sized it.
+    #[serde(default)]
+    pub telling: u32,
 }
 
 impl Sizing {
@@ -71,8 +74,10 @@ impl Sizing {
     ) -> Result<Self, Refusal> {
         let recorded = recorded_by(spec, activities, server);
         let (steps, max_stall) = (spec.num_steps, bound_of(spec, known.slowness));
+        let telling = telling_of(server, recorded);
         let sized = |steps, predicted| Self {
             recorded,
+            telling,
             steps,
             slowness: known.slowness,
             predicted,
@@ -101,7 +106,7 @@ impl Sizing {
                 asked: steps,
                 steps: chosen,
                 predicted: upper,
-                telling: predicted(TELLING_STEPS).upper,
+                telling: (telling, predicted(telling).upper),
                 estimated: (!known.costs.are_known()).then(|| server.model_size.source()),
                 max_stall,
                 slow_host: slowness.filter(|times| *times >= SLOW_FROM),
@@ -135,7 +140,7 @@ impl Sizing {
                  were seen of vLLM (once, on a CPU), and 1.8 s at most of nsys, which writes outside the ranks"
                     .to_owned()
             },
-            |predicted| format!("predicted to silence no rank for more than {}", Span(predicted)),
+            |predicted| format!("predicted to silence no rank for more than {}", AtMost(predicted)),
         );
         match self.limit_of_telling() {
             Some(limit) => format!("{steps}, {cost}; {limit}"),
@@ -145,23 +150,40 @@ impl Sizing {
 
     /// What too few steps cannot show, and what would allow enough of them.
     pub fn limit_of_telling(&self) -> Option<String> {
-        if self.steps >= TELLING_STEPS || self.predicted.is_none() {
+        let telling = self.telling;
+        if self.steps >= telling || self.predicted.is_none() {
             return None;
         }
+        let key = match self.slowness.is_some_and(|times| times >= SLOW_FROM) {
+            true => "max_stall_slow_host",
+            false => "max_stall",
+        };
         let more = match (self.max_stall, self.predicted) {
             (Some(_), Some(predicted)) => {
-                let needed = predicted * TELLING_STEPS / self.steps.max(1);
+                let needed = predicted * telling / self.steps.max(1);
                 match needed <= MAX_STALL {
-                    true => format!("`max_stall: {}` allows {TELLING_STEPS}", written(needed)),
-                    false => format!("no `max_stall` allows {TELLING_STEPS}"),
+                    true => format!("`{key}: {}` allows {telling}", written(needed)),
+                    false => format!("no `{key}` allows {telling}"),
                 }
             }
-            _ => format!("write `num_steps: {TELLING_STEPS}` or more"),
+            _ => format!("write `num_steps: {telling}` or more"),
         };
         Some(format!(
             "so few steps show which rank has more GPU work, not how its host spends its time: {more}"
         ))
     }
+}
+
+/// From how many steps on a window of this server tells how hosts spend their time.
+fn telling_of(server: &ServerFacts, recorded: Recorded) -> u32 {
+    let Sizes { dp, tp, pp, dp_attention, .. } = server.sizes;
+    let replicas = if dp_attention { 1 } else { usize::from(dp) };
+    telling_steps(replicas * usize::from(tp) * usize::from(pp), recorded)
+}
+
+/// How many steps of the server's windows are enough for a verdict on hosts.
+pub fn steps_for_a_verdict(server: &ServerFacts) -> u32 {
+    telling_of(server, recorded_by(&HttpWindow::default(), &["GPU".into()], server))
 }
 
 /// Bytes of a step of one rank before a window taught them: a pipeline's ranks share the layers.
@@ -190,6 +212,14 @@ pub fn max_stall_of(spec: &HttpWindow) -> Option<Duration> {
     spec.max_stall.or_else(|| spec.num_steps.is_none().then_some(DEFAULT_MAX_STALL))
 }
 
+/// The same in words: `300 ms`, or `300 ms (2 s where its host is slow)`.
+pub fn max_stall_words(spec: &HttpWindow) -> Option<String> {
+    let usual = max_stall_of(spec)?;
+    let slow = spec.max_stall_slow_host.filter(|slow| *slow > usual);
+    let slow = slow.map_or_else(String::new, |slow| format!(" ({} where its host is slow)", Span(slow)));
+    Some(format!("{}{slow}", Span(usual)))
+}
+
 /// The `max_stall` that fits a server: what the steps that a verdict needs are predicted to silence a rank for, on
 /// hosts that are measured to be as usual, rounded up to tenths of a second and no less than the default. `None` where
 /// nothing tells how large its model is, or nothing was measured of its engine.
@@ -203,7 +233,7 @@ pub fn max_stall_for(server: &ServerFacts) -> Option<Duration> {
     let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
     let spec = HttpWindow::default();
     let recorded = recorded_by(&spec, &["GPU".into()], server);
-    let needed = WindowCosts::default().predicted(recorded, TELLING_STEPS, &assumed).upper;
+    let needed = WindowCosts::default().predicted(recorded, telling_of(server, recorded), &assumed).upper;
     let tenths = (needed.as_secs_f64() * 10.0).ceil();
     Some(Duration::from_secs_f64(tenths / 10.0).clamp(DEFAULT_MAX_STALL, MAX_STALL))
 }
@@ -318,13 +348,38 @@ mod tests {
                 let known = Knowledge { slowness: Some(prior::LEAST_MEASURED), ..Knowledge::default() };
                 sized(&spec, layers, &known).map_or(0, |sized| sized.steps)
             };
-            assert!(steps(fits) >= TELLING_STEPS, "{layers}: {fits:?} allows {}", steps(fits));
+            let telling = steps_for_a_verdict(&server);
+            assert!(steps(fits) >= telling, "{layers}: {fits:?} allows {}", steps(fits));
             let less = fits.checked_sub(MS * 100).expect("more than a tenth");
-            assert!(fits == DEFAULT_MAX_STALL || steps(less) < TELLING_STEPS, "{layers}: {less:?} would do");
+            assert!(fits == DEFAULT_MAX_STALL || steps(less) < telling, "{layers}: {less:?} would do");
         }
         let unknown = ServerFacts::of_server_info(&json!({"version": "0.5.16", "device": "cuda"}));
         assert_eq!(max_stall_for(&unknown), None, "nothing tells how large its model is");
         assert_eq!(max_stall_for(&ServerFacts::of_vllm("0.33.0", 2)), None);
+    }
+
+    #[test]
+    fn the_table_of_the_documentation_is_what_is_computed() {
+        // Four ranks apart, two and four that meet in collectives: `docs/window-cost.md`, "Which max_stall".
+        let row = |layers: u32| {
+            [(4, 1), (1, 2), (1, 4)].map(|(dp, tp)| {
+                let mut server = server_of(layers, 300);
+                (server.sizes.dp, server.sizes.tp, server.model_size.is_dense) = (dp, tp, Some(true));
+                max_stall_for(&server).expect("its layers are known").as_millis()
+            })
+        };
+        assert_eq!(
+            [8, 16, 32, 48, 64, 80, 96].map(row),
+            [
+                [300, 400, 300],
+                [500, 700, 600],
+                [900, 1_300, 1_100],
+                [1_300, 2_000, 1_600],
+                [1_700, 2_600, 2_200],
+                [2_200, 3_300, 2_700],
+                [2_600, 3_900, 3_200],
+            ]
+        );
     }
 
     #[test]
@@ -340,20 +395,54 @@ mod tests {
     }
 
     #[test]
+    fn what_a_window_may_cost_a_slow_host_is_said_beside_the_usual() {
+        let words = |slow: Option<u32>| {
+            let slow = slow.map(|ms| MS * ms);
+            max_stall_words(&HttpWindow { max_stall_slow_host: slow, ..HttpWindow::default() })
+        };
+        assert_eq!(words(None).as_deref(), Some("300 ms"));
+        assert_eq!(words(Some(2_000)).as_deref(), Some("300 ms (2 s where its host is slow)"));
+        assert_eq!(words(Some(100)).as_deref(), Some("300 ms"), "it is never less");
+        let ten = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+        assert_eq!(max_stall_words(&ten), None);
+    }
+
+    #[test]
+    fn what_few_steps_show_of_a_slow_host_names_the_bound_of_slow_hosts_and_the_steps_that_its_ranks_need() {
+        // As of two H200: six steps of which five are whole, and two ranks need ten.
+        let spec = HttpWindow { max_stall_slow_host: Some(MS * 900), ..HttpWindow::default() };
+        let known = Knowledge { slowness: Some(3.4), ..Knowledge::default() };
+        let limit = |tp: u16, dp_attention: bool| {
+            let mut server = server_of(16, 300);
+            (server.sizes.tp, server.sizes.dp, server.sizes.dp_attention) = (tp, tp, dp_attention);
+            let opened = Sizing::of(&spec, &["GPU".into()], &server, &known).expect("it fits");
+            let limit = opened.limit_of_telling().unwrap_or_default();
+            let (_, allows) = limit.split_once(": `max_stall_slow_host: ").expect(&limit);
+            let (bound, steps) = allows.split_once("ms` allows ").expect(&limit);
+            let larger: u32 = bound.parse().expect("milliseconds");
+            let spec = HttpWindow { max_stall_slow_host: Some(MS * larger), ..HttpWindow::default() };
+            let then = Sizing::of(&spec, &["GPU".into()], &server, &known).expect("it fits");
+            assert_eq!(then.limit_of_telling(), None, "{limit}");
+            steps.parse::<u32>().expect("steps")
+        };
+        assert_eq!((limit(2, true), limit(4, true)), (11, 9));
+    }
+
+    #[test]
     fn what_few_steps_cannot_show_is_said_with_the_value_that_would_show_it() {
         let first = sized(&HttpWindow::default(), 8, &Knowledge::default()).expect("it fits");
-        insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 243 ms; so few steps show which rank has more GPU work, not how its host spends its time: `max_stall: 490ms` allows 8");
-        let enough = first.predicted.expect("it is") * TELLING_STEPS / first.steps + MS;
+        insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 244 ms; so few steps show which rank has more GPU work, not how its host spends its time: `max_stall: 670ms` allows 11");
+        let enough = first.predicted.expect("it is") * first.telling / first.steps + MS;
         let spec = HttpWindow { max_stall: Some(enough), ..HttpWindow::default() };
-        assert_eq!(sized(&spec, 8, &Knowledge::default()).map(|s| s.steps), Ok(TELLING_STEPS));
+        assert_eq!(sized(&spec, 8, &Knowledge::default()).map(|s| s.steps), Ok(first.telling));
         let dear = taught(&[(3, 3_000_000, 3_600); 3]);
         let most =
             HttpWindow { num_steps: Some(3), max_stall: Some(MS * 10_000_000), ..HttpWindow::default() };
         let dear = sized(&most, 8, &dear).expect("it is allowed").expectation();
-        assert!(dear.ends_with("no `max_stall` allows 8"), "{dear}");
+        assert!(dear.ends_with("no `max_stall` allows 11"), "{dear}");
         let three = HttpWindow { num_steps: Some(3), ..HttpWindow::default() };
         let three = sized(&three, 8, &Knowledge::default()).expect("as it is written");
-        assert!(three.expectation().contains("write `num_steps: 8` or more"), "{}", three.expectation());
+        assert!(three.expectation().contains("write `num_steps: 11` or more"), "{}", three.expectation());
     }
 
     #[test]
@@ -369,7 +458,7 @@ mod tests {
     #[test]
     fn a_refusal_says_by_what_the_cost_was_estimated() {
         let large = sized(&HttpWindow::default(), 32, &Knowledge::default()).expect_err("too costly");
-        insta::assert_snapshot!(large, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank for 730 ms, and `max_stall` allows 300 ms; allow it with `max_stall: 730ms`, or with `max_stall: 2000ms`, which allows the 8 steps that also show how hosts spend their time");
+        insta::assert_snapshot!(large, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank for 730 ms, and `max_stall` allows 300 ms; allow it with `max_stall: 730ms`, or with `max_stall: 2700ms`, which allows the 11 steps that also show how hosts spend their time");
         let info = json!({"version": "0.5.16", "device": "cuda"});
         let unknown = ServerFacts::of_server_info(&info);
         let sized = |spec: &HttpWindow| Sizing::of(spec, &["GPU".into()], &unknown, &Knowledge::default());
@@ -386,9 +475,9 @@ mod tests {
         };
         let usual = HttpWindow::default();
         let refusal = on(&usual, 3.5).expect_err("too costly");
-        insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank, whose host is 3.5 times slower than usual now, for 901 ms, and 300 ms are allowed for it; allow it with `max_stall_slow_host: 910ms`, or with `max_stall_slow_host: 2500ms`, which allows the 8 steps that also show how hosts spend their time");
+        insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank, whose host is 3.5 times slower than usual now, for 901 ms, and 300 ms are allowed for it; allow it with `max_stall_slow_host: 910ms`, or with `max_stall_slow_host: 3400ms`, which allows the 11 steps that also show how hosts spend their time");
         let Refusal::TooCostly { predicted, telling, .. } = refusal else { panic!("{refusal}") };
-        for (bound, steps) in [(predicted + MS, MIN_STEPS), (telling + MS, TELLING_STEPS)] {
+        for (bound, steps) in [(predicted + MS, MIN_STEPS), (telling.1 + MS, telling.0)] {
             let spec = HttpWindow { max_stall_slow_host: Some(bound), ..usual.clone() };
             let opened = on(&spec, 3.5).expect("it is allowed");
             assert_eq!((opened.steps, opened.max_stall), (steps, Some(bound)));

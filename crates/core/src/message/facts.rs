@@ -9,6 +9,7 @@ use super::words::{
     blame_came_back, blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, stood_still,
     utc, were,
 };
+use crate::amount::AtMost;
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::{Finding, MemberValue, Statistic};
@@ -521,11 +522,12 @@ pub fn serving(captured: &Captured) -> String {
 
 /// What was seen beside what was predicted.
 fn silence(captured: &Captured) -> String {
+    let at_most = |s: f64| AtMost(Duration::try_from_secs_f64(s).unwrap_or_default());
     match (captured.longest_stall_s, captured.predicted_stall_s) {
         (None, _) => String::new(),
-        (Some(seen), None) => format!(", no rank silent for more than {} (not predicted)", seconds(seen)),
+        (Some(seen), None) => format!(", no rank silent for more than {} (not predicted)", at_most(seen)),
         (Some(seen), Some(predicted)) => {
-            format!(", no rank silent for more than {} (predicted {})", seconds(seen), seconds(predicted))
+            format!(", no rank silent for more than {} (predicted {})", at_most(seen), at_most(predicted))
         }
     }
 }

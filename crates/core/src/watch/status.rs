@@ -11,7 +11,7 @@ use super::incidents::ActiveIncident;
 use super::server::Server;
 use crate::amount::Span;
 use crate::capture::facts::{ServerKind, Sizes};
-use crate::capture::sizing::max_stall_of;
+use crate::capture::sizing::max_stall_words;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::CaptureOutcome;
 use crate::message::stood_still;
@@ -274,7 +274,7 @@ fn words_of(spec: &CaptureSpec) -> String {
 
 /// How large its windows are: `as many steps as cost a rank 300 ms`.
 fn size_of(http: &HttpWindow) -> String {
-    let stall = max_stall_of(http).map(|stall| format!("at most {} of silence", Span(stall)));
+    let stall = max_stall_words(http).map(|stall| format!("at most {stall} of silence"));
     match (http.num_steps, stall) {
         (None, stall) => format!("as many steps as cost {}", stall.unwrap_or_default()),
         (Some(steps), Some(stall)) => format!("{steps} steps for {stall}"),

@@ -221,7 +221,7 @@ impl Firsts {
     fn row(&mut self, name: &str) -> String {
         self.steps.sort_unstable();
         let at = |q: usize| self.steps.get(self.steps.len() * q / 100).copied().unwrap_or_default();
-        let telling = self.steps.iter().filter(|s| **s >= TELLING_STEPS).count();
+        let telling = self.steps.iter().filter(|s| **s >= 8).count();
         format!(
             "| {name} | {} | {} | {} / {} | {telling} | {:.1} % |",
             self.refused,
