@@ -5,6 +5,7 @@ mod capture;
 mod impact;
 mod record;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
 use crate::rule::Severity;
 use skewtrap_trace::labels::Labels;
-use skewtrap_trace::rank::RankId;
+use skewtrap_trace::rank::{Axis, RankId};
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Confidence, Kind, Place};
 use skewtrap_trace::{Comparison, Suspect};
@@ -480,6 +481,31 @@ impl VerdictNote {
             self.confirms = None;
         }
         self
+    }
+}
+
+impl VerdictNote {
+    /// The verdict of a comparison that was held against `suspect`. Where ranks have two numbers (DP attention), its sentence
+    /// calls them by those by which the incident blames one: one name for one rank.
+    pub fn held_against(comparison: &Comparison, suspect: Option<Suspect>) -> Self {
+        let mut note = Self { suspect, ..Self::from(comparison) };
+        let Some(suspect) = &note.suspect else { return note };
+        let axes: Vec<Axis> = suspect.rank.0.keys().filter_map(|label| Axis::of_label(label)).collect();
+        let names: BTreeMap<RankId, RankId> =
+            comparison.ranks.iter().map(|line| (line.rank.named_by(&axes), line.rank)).collect();
+        let are_told_apart = !axes.is_empty() && names.len() == comparison.ranks.len();
+        for (short, long) in names.iter().filter(|(short, long)| are_told_apart && short != long) {
+            note.sentence = note.sentence.replace(&long.to_string(), &short.to_string());
+        }
+        note
+    }
+
+    /// Its rank, by the labels by which the incident names it where it is the one that was suspected.
+    pub fn rank_as_blamed(&self) -> Option<&Labels> {
+        let suspect = self.suspect.as_ref().map(|s| &s.rank).filter(|rank| !rank.0.is_empty());
+        let rank = self.rank.as_ref()?;
+        let same = |suspect: &&Labels| suspect.0.iter().all(|(label, at)| rank.0.get(label) == Some(at));
+        suspect.filter(same).or(Some(rank))
     }
 }
 

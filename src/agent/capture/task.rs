@@ -313,8 +313,8 @@ fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<Verdict
         compared => compared?,
     };
     report::write(bundle, window, &compared, Some(incident))?;
-    let mut note = VerdictNote::from(&compared.comparison);
-    note.suspect = request.suspect.filter(|suspect| !suspect.rank.0.is_empty());
+    let suspect = request.suspect.filter(|suspect| !suspect.rank.0.is_empty());
+    let mut note = VerdictNote::held_against(&compared.comparison, suspect);
     if incident.is_baseline {
         keep_as_baseline(bundles, incident, &mut note)?;
     }

@@ -162,7 +162,7 @@ pub fn stood_still(incident: &Incident) -> Option<String> {
 
 /// A verdict as a headline: `DP2 has more work than its peers`.
 pub fn verdict_kind(verdict: &VerdictNote) -> String {
-    let rank = verdict.rank.as_ref().map_or_else(|| "a rank".into(), rank_name);
+    let rank = verdict.rank_as_blamed().map_or_else(|| "a rank".into(), rank_name);
     match verdict.kind {
         Kind::UnevenWork => format!("{rank} has more work than its peers"),
         Kind::SlowRank if verdict.by == Some(Place::Host) => format!("{rank} is slowed by its host"),

@@ -10,6 +10,9 @@ use crate::verdict::{Kind, Place, Verdict};
 /// Steps that differ by less are called equal: then the sentence is about the work alone.
 const WORTH_TELLING: f64 = 0.15;
 
+/// Beside host time GPU work that differs by less than this share of it is not told.
+const NOISE: f64 = 0.01;
+
 /// Batches that differ by a smaller factor are not told.
 const WORTH_COUNTING: f64 = 1.2;
 
@@ -32,11 +35,13 @@ pub fn of(v: &Verdict, rank: RankId, told: SentenceInput<'_>) -> String {
         (Kind::UnevenWork, _) => {
             format!("{rank} has more to do than its peers: {}.", more(v, work_ms, batches))
         }
-        (Kind::SlowRank, Some(Place::Host)) => format!(
-            "{rank} is slowed by its host{}; {} of host time a step are beyond what its work accounts for.",
-            steps(v, work_ms),
-            Ms(lost)
-        ),
+        (Kind::SlowRank, Some(Place::Host)) => {
+            let beyond = format!("{} of host time a step are beyond what its work accounts for", Ms(lost));
+            match steps(v, work_ms) {
+                shown if shown.is_empty() => format!("{rank} is slowed by its host: {beyond}."),
+                shown => format!("{rank} is slowed by its host{shown}; {beyond}."),
+            }
+        }
         (Kind::SlowRank, _) => {
             format!("{rank} is slower than its peers at the same work{}.", steps(v, work_ms))
         }
@@ -53,16 +58,20 @@ pub fn of(v: &Verdict, rank: RankId, told: SentenceInput<'_>) -> String {
 
 /// Where the time of its steps goes: `: its steps take 21.9 ms, its peers' 4.0; 97 % of that ..`.
 fn steps(v: &Verdict, work_ms: f64) -> String {
-    let work = work(v, work_ms);
+    // Beside what a host loses a few microseconds of work say nothing.
+    let is_noise = v.by == Some(Place::Host) && work_ms.abs() < NOISE * v.lost_ms_per_step.unwrap_or(0.0);
+    let work = if is_noise { String::new() } else { work(v, work_ms) };
     match &v.step {
         Some(s) if s.relative() >= WORTH_TELLING && s.largest != Part::Work => format!(
-            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}; beside that {work}",
+            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}{}{work}",
             Ms(s.wall_ms),
             Ms(s.peers_wall_ms),
             s.largest_share * 100.0,
             s.largest.phrase(),
             place(s),
+            if is_noise { "" } else { "; beside that " },
         ),
+        _ if is_noise => String::new(),
         _ => format!(": {work}"),
     }
 }
@@ -133,6 +142,22 @@ mod tests {
         v.lost_share = Some(1.2);
         v.step = Some(StepSplit::new(split(1.0, 20.9), split(0.5, 3.5), 4.0, &[]));
         v
+    }
+
+    #[test]
+    fn beside_what_a_host_loses_microseconds_of_work_are_not_told() {
+        let mut v = verdict();
+        (v.kind, v.by, v.lost_ms_per_step, v.step) = (Kind::SlowRank, Some(Place::Host), Some(14.6), None);
+        let told = |v: &Verdict, work_ms| {
+            of(v, RankId::Rank(Rank::tp(1)), SentenceInput { work_ms, batches: None, doubt: None })
+        };
+        let beyond = "14.6 ms of host time a step are beyond what its work accounts for.";
+        assert_eq!(told(&v, -0.0021), format!("TP1 is slowed by its host: {beyond}"));
+        assert_eq!(told(&v, 0.4), format!("TP1 is slowed by its host: GPU work +0.40 ms; {beyond}"));
+        v.step = verdict().step;
+        let both = told(&v, -0.0021);
+        assert!(both.contains("host time before kernels; 14.6 ms of host time"), "{both}");
+        assert!(told(&v, 0.4).contains("; beside that GPU work +0.40 ms; "), "{both}");
     }
 
     #[test]

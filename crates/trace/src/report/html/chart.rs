@@ -21,7 +21,7 @@ pub struct History {
     pub worse_at: Option<Time>,
     /// When the profile window was open.
     pub window: Option<(Time, Time)>,
-    /// The log line or the sample nearest to the onset.
+    /// The log line or the sample that first shows it, from the onset on.
     pub shown_by: Option<String>,
     /// The ranks' values.
     pub series: Vec<Series>,
@@ -111,7 +111,7 @@ pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
     }
     out.write_all(b"</div>")?;
     if let Some(shown) = &h.shown_by {
-        write!(out, "<p>Nearest to the onset: <code>{}</code></p>", escaped(shown))?;
+        write!(out, "<p>First shown by: <code>{}</code></p>", escaped(shown))?;
     }
     out.write_all(b"</section>\n")
 }
