@@ -26,6 +26,7 @@ impl<R: Read> StreamBuffer<R> {
     }
 
     /// What was read and not yet consumed.
+    #[inline]
     pub fn data(&self) -> &[u8] {
         &self.buf[self.from..self.to]
     }
@@ -36,6 +37,7 @@ impl<R: Read> StreamBuffer<R> {
     }
 
     /// Consumes `n` bytes of [`Self::data`].
+    #[inline]
     pub fn consume(&mut self, n: usize) {
         self.from += n;
     }
@@ -46,6 +48,7 @@ impl<R: Read> StreamBuffer<R> {
     }
 
     /// The next byte that is no white space; it is not consumed, the white space is.
+    #[inline]
     pub fn peek(&mut self) -> Option<u8> {
         loop {
             let at = skip_space(self.data(), 0);

@@ -60,6 +60,8 @@ impl Wanted {
     /// Whether events of this category are irrelevant.
     fn is_irrelevant(self, cat: &[u8]) -> bool {
         match self {
+            // `cpu_op` and `python_function` are most of a file: two bytes tell them.
+            Self::GpuRows | Self::Window if matches!(cat, [b'c', b'p', ..] | [b'p', b'y', ..]) => true,
             Self::Window if is_call(cat) => false,
             Self::GpuRows | Self::Window => !matches!(
                 cat,
