@@ -16,7 +16,7 @@ use super::published::Vitals;
 use super::{ApiError, HUNG_AFTER, Query, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
-use skewtrap_core::message::{next_step, utc};
+use skewtrap_core::message::{Facts, Origin, next_step, utc};
 use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
@@ -195,12 +195,16 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     Json(by_id.into_values().rev().collect())
 }
 
-/// An incident as JSON, with where to look first. The text is put together: another way to write so large a type would make
+/// An incident as JSON, with the sentences of its messages, and where to look first. The text is put together: another way to write so large a type would make
 /// the program a tenth of a megabyte larger.
-fn with_next(incident: &Incident) -> Result<Response, ApiError> {
+fn with_facts(incident: &Incident, folder: &std::path::Path) -> Result<Response, ApiError> {
     let failed =
         |error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written: {error}"));
+    let origin = Origin { incidents: Some(folder.display().to_string()), ..Origin::default() };
+    let facts = serde_json::to_string(&Facts::of(incident, &origin)).map_err(failed)?;
     let mut json = serde_json::to_string(incident).map_err(failed)?;
+    json.pop();
+    json += &format!(",\"facts\":{facts}}}");
     if let Some(next) = next_step(incident) {
         json.pop();
         json += &format!(",\"next\":{}}}", serde_json::to_string(next).map_err(failed)?);
@@ -214,11 +218,11 @@ pub(super) async fn incident(
 ) -> Result<Response, ApiError> {
     let status = shared.agent().await;
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
-        return with_next(incident);
+        return with_facts(incident, &shared.incident_dir);
     }
     let dir = shared.incident_dir.clone();
     let name = id.clone();
     let stored = shared.bundle_disk.read(Box::new(move || files::incident(&dir, &name))).await?;
     let missing = || ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}"));
-    with_next(&stored.ok_or_else(missing)?)
+    with_facts(&stored.ok_or_else(missing)?, &shared.incident_dir)
 }

@@ -16,7 +16,7 @@ use skewtrap_core::finding::{Finding, Side};
 use skewtrap_core::incident::{
     CaptureOutcome, Escalation, Incident, IncidentState, Joined, Raised, Refused, Returned, STANDING,
 };
-use skewtrap_core::message::{sample, utc};
+use skewtrap_core::message::{Facts, Origin, sample, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::source::SourceState;
@@ -573,7 +573,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     let shown = browser.eval(time).await;
     let wanted = format!("{} UTC", &utc(at)["2026-11-24 ".len()..][.."03:48:41".len()]);
     assert!(shown.as_str().is_some_and(|shown| shown.ends_with(&wanted)), "{shown} is not {wanted}");
-    browser.until(&said("at 1.68 times its bound; DP2 has more to do")).await;
+    browser.until(&said("capture 1, at 1.68 times its bound: 4 files")).await;
     browser.until("document.querySelectorAll('#incident iframe').length === 2").await;
     browser.until("document.body.innerText.includes('it is captured again from 4.50 times on')").await;
 
@@ -620,12 +620,23 @@ async fn an_incident_says_since_when_for_how_long_and_whom_its_verdict_was_held_
     browser.eval("document.querySelector('#incidents a').click()").await;
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("61 % of it in attention")).await;
-    assert_eq!(browser.eval(&said("Compared while")).await, false);
+    // The sentences are those of its messages.
+    let incident = &status(started).incidents[0];
+    let facts = Facts::of(incident, &Origin::default());
+    let exact = ["how much", "impact", "cause", "not it", "capture", "cost"];
+    let told: Vec<(&str, &str)> = facts.lines().into_iter().filter(|(name, _)| exact.contains(name)).collect();
+    assert_eq!(told.len(), exact.len());
+    for (_, sentence) in told {
+        let shown = format!("document.querySelector('#incident dl').textContent.includes({})", json!(sentence));
+        browser.until(&shown).await;
+    }
+    assert_eq!(browser.eval(&said("ompared while")).await, false);
     agent.publisher.stand(of(&|incident| {
         let finding = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
         incident.blame(finding, incident.fired_at);
     }));
     browser.until(&said("(Compared while DP2 was blamed: it confirms nothing of DP0.)")).await;
+    browser.until(&said("; compared while DP2 was blamed: it confirms nothing of DP0")).await;
     agent.publisher.stand(of(&|incident| {
         incident.resolve(incident.fired_at + Duration::from_secs(60));
         incident.ended_unseen = true;
@@ -633,12 +644,13 @@ async fn an_incident_says_since_when_for_how_long_and_whom_its_verdict_was_held_
     browser.until(&said("; its end was not seen, since the agent was restarted: it was over at")).await;
     agent.publisher.stand(of(&|incident| incident.rule = STANDING.into()));
     browser.until(&said(", when its ranks were first compared")).await;
-    agent.publisher.stand(of(&|incident| {
+    let stuck = of(&|incident| {
         incident.finding.measured.as_mut().unwrap().signal = "stuck".into();
         (incident.impact, incident.usual_pause_s) = (None, Some(1.4));
-    }));
-    browser.until(&said("stuck: it had stood still for 4 s when that was found; ranks with work have paused for 1.4 s at most here")).await;
-    assert_eq!(browser.eval(&said("times the bound")).await, false);
+    });
+    agent.publisher.stand(stuck);
+    browser.until(&said("it had stood still for 4.2 s when that was found; ranks with work have paused for 1.4 s at most here")).await;
+    assert_eq!(browser.eval(&said("times the firing bound")).await, false);
 
     let mut behind = status(started);
     behind.targets[0].sources[0].is_behind = true;
@@ -743,7 +755,7 @@ async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_mis
 
     let attack = "<img src=x onerror='window.owned=1'><script>window.owned=1</script>";
     let mut hostile = status(wall_time());
-    hostile.incidents[0].finding.evidence = Some(attack.into());
+    hostile.incidents[0].finding.shown_by.as_mut().unwrap().line = Some(attack.into());
     hostile.incidents[0].rule = attack.into();
     hostile.rules[0].name = attack.into();
     hostile.rules[0].groups[0].why = attack.into();

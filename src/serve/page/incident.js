@@ -1,46 +1,8 @@
 // One incident: what happened and why, first; then how it is known, its files and its reports.
 import { openInPerfetto } from "./actions.js";
-import { bytes, clock, count, el, figure, rankName, same, span, svg, within } from "./words.js";
+import { bytes, clock, el, figure, rankName, same, svg, within } from "./words.js";
 
 export const chosen = () => { const m = /^#incident=(.+)$/.exec(location.hash); return m ? decodeURIComponent(m[1]) : null; };
-
-function captureText(c) {
-  if (c.state === "done") return c.files.length + " files by " + c.means + ", " + bytes(c.files.reduce((a, f) => a + f.size, 0)) + ", " + c.quality
-    + (c.missing.length ? ", nothing from " + c.missing.map(rankName).join(", ") : "") + (c.remote ? ", left on the server" : "") + c.notes.map(n => "; " + n).join("");
-  if (c.state === "open") return "a window is open since " + clock(c.since);
-  if (c.state === "none") return "none yet";
-  return c.state.replace("_", " ") + (c.why ? ": " + c.why : "");
-}
-
-// What got worse after its capture, and was captured again or was not.
-function againText(i) {
-  const w = i.worse;
-  if (!w) return "";
-  const how = "it got worse at " + clock(w.at) + ", " + figure(w.times_bound) + " times its bound, and was ";
-  return w.refused ? how + "not captured again: " + w.refused.why + "; before: " : how + "captured again: ";
-}
-
-// Where no silence was seen and shorter ones could not be, what it cost is not known.
-function servingText(c) {
-  const below = c.unseen_stall_below_s, stalled = figure(c.stall_s) + " s of serving";
-  if (below == null) return stalled;
-  return c.stall_s === 0 ? "unknown: no silence of " + figure(below) + " s or longer was seen, and shorter ones could not be"
-    : "at least " + stalled + " (silences shorter than " + figure(below) + " s could not be seen)";
-}
-
-// What other rules found of the same trouble, in order.
-const alsoFoundText = i => (i.joined || []).map(j => j.rule + ": " + rankName(j.rank) + " is " + j.side + " from " + clock(j.at)
-  + (j.until ? " to " + clock(j.until) : "") + (j.what ? ", " + j.what : "")).join("; ");
-
-// What whoever restarts the server wants to know first: whether the agent may have had a part in it.
-const deathText = d => (d.window_open ? "a window of the agent's was open then" : "no window of the agent's was open then")
-  + "; at " + clock(d.at) + " the server's log said: " + d.line;
-
-function costText(i) {
-  const got = i.capture.state === "done" ? i.capture : i.capture.captured, reason = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
-  const silence = got && got.longest_stall_s !== undefined ? ", no rank silent for more than " + figure(got.longest_stall_s) + " s (" + (got.predicted_stall_s === undefined ? "not predicted" : "predicted " + figure(got.predicted_stall_s) + " s") + ")" : "";
-  return got ? servingText(got) + silence + "; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
-}
 
 function bars(finding) {
   const top = Math.max(1e-9, ...finding.members.map(m => Math.abs(m.value)));
@@ -53,50 +15,13 @@ function bars(finding) {
   }));
 }
 
-function causeText(c) {
-  const sure = { likely: c.statement + " (likely)", consistent: "consistent with: " + c.statement }[c.certainty] || c.statement;
-  const part = (name, list) => list.length ? "; " + name + list.join("; ") : "";
-  return sure + part("", c.support) + (c.explains == null ? "" : "; explains " + Math.round(100 * c.explains) + " % of it")
-    + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
-}
-
 // What departed, in the finding's own words, where it was a factor.
 export const departure = f => f.statistic === "factors" && f.evidence ? f.evidence.split("; ")[0] : "";
-
-// What clients notice: the whole server before the onset, and now (at the last look before its end).
-function impactText(i) {
-  const parts = [], h = i.finding.impact || i.finding.harm, m = i.impact || {};
-  if (h && h.requests >= 1) parts.push(count(Math.round(h.requests), "request") + " (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
-  const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
-  const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("queued requests", m.waiting_reqs, "")];
-  if (numbers.length) parts.push((i.resolved_at ? "before the onset and shortly before its end: " : "before the onset and now: ") + numbers.join(", "));
-  return parts.join("; ");
-}
 
 // A factor is in multiples of its bound, any other statistic in its own unit. A rank that hangs has no bound.
 export const howMuch = (statistic, signal, value, bound) => value === null || signal === "stuck" ? signal
   : statistic.startsWith("factors") ? signal + ": " + figure(value) + " times the firing bound"
   : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
-
-// For how long a rank that hangs has stood still, and what is usual there.
-function stoodStill(i) {
-  const seen = i.finding.symptoms && i.finding.symptoms.find(s => s.factor === "stuck" && same(s.rank, i.finding.rank));
-  const still = until => span(until - i.finding.onset), found = seen ? seen.at : i.fired_at, now = i.impact && i.impact.at;
-  return "stuck: it had stood still for " + still(found) + " when that was found"
-    + (i.resolved_at ? ", " + still(i.resolved_at) + " in all" : now > found + 5 ? ", " + still(now) + " by now" : "")
-    + (i.usual_pause_s ? "; ranks with work have paused for " + figure(i.usual_pause_s) + " s at most here" : "");
-}
-
-// Since when, and until when as far as that was seen.
-function sinceText(i) {
-  const f = i.finding, end = i.resolved_at;
-  if (i.rule === "standing-imbalance") return "before " + clock(f.onset) + ", when its ranks were first compared" + (end ? ", over at " + clock(end) : "");
-  const began = f.statistic ? clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" : clock(i.fired_at);
-  const back = (i.returned || []).at(-1), again = back ? "; it seemed to be over at " + clock(back.ended) + " and came back at " + clock(back.at) : "";
-  return began + again + (!end ? "" : i.end === "became_usual" ? "; it went on and counts as usual from now on, since " + clock(end)
-    : i.ended_unseen ? "; its end was not seen, since the agent was restarted: it was over at " + clock(end)
-    : i.end === "not_compared" ? "; its end was not seen, since its ranks could not be compared any more: taken to be over at " + clock(end) : ", over at " + clock(end));
-}
 
 // Whether the blame is on somebody else by now, or on the same for the opposite: then a verdict confirms nothing of it.
 const hasLess = f => f.side === "low" && (f.statistic === "factors" ? ["share", "work"].includes(f.signal) : f.signal === "load" || /_(reqs|tokens)$/.test(f.signal || ""));
@@ -140,29 +65,15 @@ function tracesFirst(i, files) {
   return traces.find(f => own && f.path.endsWith(own.path.split("/").at(-1))) || traces[0];
 }
 
-export function drawIncident({ incident: i, files, next }) {
+// The sentences of its messages, as the agent writes them.
+const FACTS = ["rule", "since", "rank", "how_much", "impact", "evidence", "cause", "not_it", "next", "symptoms", "death", "capture", "verdict", "cost", "bundle"]
+  .map(key => [key, key.replace("_", " ")]);
+
+export function drawIncident({ incident: i, files, facts }) {
   const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
-  const facts = [
-    ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
-    ["since", sinceText(i)],
-    ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; its severity was " + r.from]),
-    ...(i.blamed_before || []).filter(b => !same(b.rank, f.rank)).map(b => ["blamed before", rankName(b.rank) + ", until " + clock(b.until) + ": it is one trouble"]),
-    ["how much", f.signal === "stuck" && f.statistic === "factors" ? stoodStill(i) : departure(f) ? departure(f) + " (" + figure(f.value) + " times the firing bound)" : f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : i.died ? "nothing was measured: the server's log says that it died" : "nothing was measured: a window was asked for"],
-    ...(impactText(i) ? [["impact", impactText(i)]] : []),
-    ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
-    ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
-    ...(i.cause ? [["cause", causeText(i.cause)]] : []),
-    ...(next ? [["next", next]] : []),
-    ...(alsoFoundText(i) ? [["also found", alsoFoundText(i)]] : []),
-    ...(i.died ? [["death", deathText(i.died)]] : []),
-    ["capture", againText(i) + captureText(i.capture)],
-    ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times its bound"
-      + (e.verdict ? "; " + verdictText(e.verdict, f) : "")]),
-    ["verdict", i.verdict ? verdictText(i.verdict, f) + " (" + i.verdict.confidence + " confidence)" : "none yet"],
-    ["cost", costText(i)],
-    ["bundle", i.bundle ? el("span", { class: "path" }, i.bundle) : "none is kept"],
-  ];
+  const rows = [...FACTS.filter(([key]) => facts[key]).map(([key, name]) => [name, key === "evidence" ? el("code", {}, facts[key]) : key === "bundle" ? el("span", { class: "path" }, facts[key]) : facts[key]]),
+    ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; its severity was " + r.from])];
   const names = (files || []).map(file => file.path), trace = tracesFirst(i, files || []);
   const note = el("span", { class: "small problem", role: "status" });
   return [
@@ -175,7 +86,7 @@ export function drawIncident({ incident: i, files, next }) {
       ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).map(name => el("a", { class: "button", href: href(name), target: "_blank", rel: "noopener", "data-key": "open " + name }, name === "report.html" ? "Open the report" : "Open " + name)),
       trace ? el("button", { type: "button", "data-key": "perfetto", title: "opens ui.perfetto.dev and hands it " + trace.path + "; it is sent to no server",
         onclick: () => openInPerfetto(href(trace.path), i.id + " " + trace.path, words => { note.textContent = words; }) }, traceName(i, trace) + " in Perfetto") : "", note),
-    el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+    el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
     bars(f),
     names.length ? el("details", { "data-key": "files", open: names.length <= 12 }, el("summary", {}, names.length + " files in the bundle"),
       el("ul", {}, ...files.map(file => fileRow(i, href, file)))) : "",

@@ -17,7 +17,7 @@ function firing(status) {
     const who = group.rank ? rankName(group.rank) : labelText(group.group);
     const incident = incidents.find(i => i.id === group.incident);
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
-      bound: group.bound, since: group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
+      bound: group.bound, since: incident && incident.finding.statistic ? incident.finding.onset : group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load", departure: incident ? departure(incident.finding) : "",
       refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? verdictText(incident.verdict, incident.finding) : "" });
   }
@@ -171,21 +171,20 @@ function drawIncidents({ list, id, now }) {
   return el("table", { role: "table" }, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...list.slice(0, 50).map(row)));
 }
 
-let filesOf = { key: null, files: [], next: null };
+let filesOf = { key: null, files: [], facts: {} };
 
 async function showIncident() {
   const id = chosen(), found = id && incidents.find(i => i.id === id);
   $("incident").hidden = !found;
   if (!found) { forget("incident"); return; }
-  const key = id + found.state + found.capture.state + Boolean(found.verdict) + (found.earlier || []).length
-    + (found.cause ? found.cause.at : "");
+  const key = JSON.stringify(found);
   if (filesOf.key !== key) {
     const path = "/api/v1/incidents/" + encodeURIComponent(id);
     const [files, whole] = await Promise.all([ask(path + "/files").catch(() => null), ask(path).catch(() => null)]);
     // What was not answered is asked for again.
-    filesOf = { key: files && whole ? key : null, files: files || [], next: whole && whole.next };
+    filesOf = { key: files && whole ? key : null, files: files || [], facts: whole && whole.facts || {} };
   }
-  draw("incident", { incident: found, files: filesOf.files, next: found.resolved_at || found.died ? null : filesOf.next }, drawIncident);
+  draw("incident", { incident: found, files: filesOf.files, facts: filesOf.facts }, drawIncident);
 }
 
 // ---- the rest ----
