@@ -41,6 +41,12 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// The agent that runs with that state folder; `None` where none says so.
+    pub fn running(state_dir: &Path) -> Option<Self> {
+        token::address(state_dir)?;
+        Some(Self { agent: None, token_file: None, state_dir: Some(state_dir.to_owned()) })
+    }
+
     /// Reads one path of the API.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::agent_client::AgentArgs;
 use super::run::{RunArgs, config_of, source_of};
-use super::{Format, wrong};
+use super::{Format, silence, wrong};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
@@ -38,10 +39,10 @@ use skewtrap_core::capture::sizing::{Knowledge, Sizing};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
-use skewtrap_core::message::serving;
+use skewtrap_core::message::{figure, serving, utc};
 use skewtrap_core::rule::{Condition, Rule};
 use skewtrap_core::signal::catalog;
-use skewtrap_core::status::{Reach, not_watched};
+use skewtrap_core::status::{LimitStatus, Reach, Silence, Status, not_watched};
 use skewtrap_trace::time::Time;
 
 /// Checks against a live server everything that a capture depends on, and says how to correct it
@@ -114,7 +115,13 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(&config, &Flags::default()).map_err(|e| wrong(&format!("{e:#}")))?;
     let rules: Vec<Rule> = config.rules.iter().map(|c| c.rule.clone()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let checks = runtime.block_on(all(args, &plan, &rules, file))?;
+    let mut checks = runtime.block_on(all(args, &plan, &rules, file))?;
+    // What an agent has used up already it alone knows. One that does not answer is not this command's matter.
+    if let Some(Ok(status)) =
+        AgentArgs::running(&plan.state_dir).map(|agent| agent.get_of_all::<Status>("status"))
+    {
+        checks.extend(used_up(&status));
+    }
     for check in &checks {
         if args.format.is_json() {
             outln!("{}", serde_json::to_string(check)?)?;
@@ -206,6 +213,30 @@ fn ends(takes_windows: bool) -> std::io::Result<CancellationToken> {
         });
     }
     Ok(cancel)
+}
+
+/// Why the rules of a running agent open no window at the moment, though the server would take one.
+fn used_up(status: &Status) -> Vec<Check> {
+    let of = |limit: &LimitStatus| {
+        let hours = figure(limit.per_s / 3600.0);
+        let used = (limit.used >= limit.captures)
+            .then(|| format!("{}: {} of {} windows of {hours} h are used", limit.of, limit.used, limit.captures));
+        let rests = limit
+            .cooldown_until
+            .filter(|until| *until > status.at)
+            .map(|until| format!("{}: cools down, none before {}", limit.of, utc(until)));
+        used.or(rests).map(|why| ("budget", why))
+    };
+    let silenced = |silence: &Silence| ("silence", silence::line_of(silence));
+    let found = status.budget.limits.iter().filter_map(of).chain(status.silences.iter().map(silenced));
+    let check = |(what, message)| Check {
+        target: "the running agent".into(),
+        ok: true,
+        level: Level::Warn,
+        what,
+        message,
+    };
+    found.map(check).collect()
 }
 
 struct Checks {
@@ -521,5 +552,34 @@ fn outcome_text(outcome: &CaptureOutcome) -> (bool, String) {
             (false, "it may be open still: the next agent that has this state closes it, so start one".into())
         }
         other => (false, format!("it ended as {}", other.word())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_running_agent_has_used_up_is_warned_of() {
+        let at = Time::from_epoch_s(1_795_492_086.0);
+        let limit = |of: &str, used, until| LimitStatus {
+            of: of.into(),
+            used,
+            captures: 4,
+            per_s: 86_400.0,
+            cooldown_until: until,
+        };
+        let later = Some(at + Duration::from_secs(60));
+        let mut status = Status { at, ..Status::default() };
+        status.budget.limits = vec![limit("all rules", 3, None), limit("past", 1, Some(at))];
+        assert!(used_up(&status).is_empty());
+        status.budget.limits = vec![limit("all rules", 4, None), limit("dp-load-skew", 1, later)];
+        let rule = Some("slow-rank".into());
+        status.silences = vec![Silence { rule, target: None, until: at, why: None }];
+        let told = used_up(&status);
+        assert_eq!(told[0].message, "all rules: 4 of 4 windows of 24 h are used");
+        assert!(told[1].message.starts_with("dp-load-skew: cools down, none before "));
+        assert!(told[2].message.starts_with("slow-rank on every server until "));
+        assert!(told.iter().all(|check| check.level == Level::Warn && check.ok));
     }
 }
