@@ -1,5 +1,6 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +13,10 @@ use serde::Serialize;
 
 use super::playback::{self, Playback};
 use super::rule_files::RuleSet;
-use super::{Format as OutputFormat, print_diagnostics};
+use super::{Format as OutputFormat, config_path, print_diagnostics};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
+use crate::config::file;
 use crate::config::rules;
 use crate::config::signal::{catalog_of, own_signals_of};
 use crate::config::test::{self, Expect, Input, Test, TestFile, When};
@@ -33,8 +35,8 @@ use skewtrap_trace::time::Time;
 /// Exit status 0 when all pass, 1 when one fails or a file is wrong.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Test files, or folders of them.
-    #[arg(required = true, value_name = "PATH")]
+    /// Test files, or folders of them [default: the folders and files of rules that the configuration found here names]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
@@ -56,8 +58,11 @@ struct TestResult {
 /// # Errors
 /// A path cannot be read.
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    let mut files = Vec::new();
-    for path in &args.paths {
+    let (mut files, paths) = match args.paths.is_empty() {
+        true => (of_configuration()?, Vec::new()),
+        false => (Vec::new(), args.paths.clone()),
+    };
+    for path in &paths {
         if !path.exists() {
             let what = format!("there is no {}: name a file of tests, or a folder of them", path.display());
             bail!(super::wrong(&what));
@@ -81,6 +86,32 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     print(&results, unread, args.output.is_json())?;
     let is_ok = unread == 0 && results.iter().all(|o| o.passed);
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The tests beside the rules that the configuration found here names.
+fn of_configuration() -> anyhow::Result<Vec<PathBuf>> {
+    let Some(config) = config_path::of(None) else {
+        bail!(super::wrong("there is no skewtrap.yaml here: name a file of tests, or a folder of them"));
+    };
+    let name = config.display().to_string();
+    let text = configuration::read(&config).map_err(|e| anyhow!(e))?;
+    let base = config.parent().unwrap_or(Path::new(""));
+    let named = RefCell::new(Vec::new());
+    file::load(&name, &text, &|path| {
+        named.borrow_mut().push(base.join(path));
+        configuration::rule_files(&base.join(path))
+    });
+    let mut files = Vec::new();
+    for path in named.into_inner() {
+        match path.is_dir() {
+            true => files.extend(configuration::test_files(&path).map_err(|e| anyhow!(e))?),
+            false => files.extend(Some(path.with_extension("test.yaml")).filter(|tests| tests.exists())),
+        }
+    }
+    if files.is_empty() {
+        bail!(super::wrong(&format!("no *.test.yaml beside the rules that {name} names")));
+    }
+    Ok(files)
 }
 
 fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()> {

@@ -247,6 +247,38 @@ tests:
 }
 
 #[test]
+fn test_without_a_path_runs_what_lies_beside_the_rules_of_the_configuration() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = || {
+        let mut command = Command::cargo_bin("skewtrap").expect("the binary is built");
+        command.current_dir(dir.path()).env_remove("SKEWTRAP_CONFIG").arg("test").output().expect("it runs")
+    };
+    let out = run();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("name a file of tests"), "{}", text(&out.stderr));
+    let write = |name: &str, of: &str| fs::write(dir.path().join(name), of).expect("written");
+    fs::create_dir(dir.path().join("mine")).expect("a directory");
+    write(
+        "skewtrap.yaml",
+        "targets: [{ url: 'http://127.0.0.1:30000' }]\nrules: [mine, alone.yaml, 'preset:slow-rank']\n",
+    );
+    write("mine/skew.yaml", "rules: [{ name: skew, signal: load, trigger: { max_over_mean: 1.5 } }]\n");
+    write("alone.yaml", "rules: [{ name: alone, signal: load, trigger: { cv: 0.4 } }]\n");
+    assert!(text(&run().stderr).contains("no *.test.yaml beside the rules that skewtrap.yaml names"));
+    let test = |rule: &str| {
+        format!(
+            "tests:\n- name: it fires\n  series: [{{ signal: load, ranks: [1x20, 9x20] }}]\n  \
+             expect: [{{ rule: {rule}, at: 15s, state: firing }}]\n"
+        )
+    };
+    write("mine/skew.test.yaml", &test("skew"));
+    write("alone.test.yaml", &test("alone"));
+    let out = run();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stderr).contains("2 tests, 0 failed"), "{}", text(&out.stderr));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_a_sentence_not_a_panic() {
     let out = skewtrap(&["check", "--against", "http://127.0.0.1:1"]);
     assert!(!out.status.success());
