@@ -59,6 +59,7 @@ impl Agent {
         };
         let Some(MarkEffect { before, after }) = self.watch.mark(&incident, mark, self.clock.now()) else {
             let own = match incident.trouble {
+                None if incident.is_by_hand() => "; a window by hand has no bound".to_owned(),
                 None => format!("; what {} fires at is in its `trigger`", incident.rule),
                 Some(_) => String::new(),
             };

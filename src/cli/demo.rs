@@ -105,14 +105,15 @@ async fn serve(out: &Path, port: u16) -> anyhow::Result<()> {
     ));
     print_line("It plays a recording: a window brings the recorded traces, whenever it is opened.\n");
     print_line("In another terminal:");
-    print_line(&format!(
-        "  skewtrap run --url {} --log {} --output-dir {} --state-dir {} --incident-dir {}",
-        double.url,
-        double.log_path.display(),
-        out.join("profiles").display(),
-        out.join("state").display(),
-        out.join("incidents").display()
-    ));
+    // Lines that a shell takes as they are, however wide the terminal is.
+    let command = [
+        format!("  skewtrap run --url {}", double.url),
+        format!("    --log {}", double.log_path.display()),
+        format!("    --output-dir {}", out.join("profiles").display()),
+        format!("    --state-dir {}", out.join("state").display()),
+        format!("    --incident-dir {}", out.join("incidents").display()),
+    ];
+    let _ = writeln!(anstream::stdout().lock(), "{}", command.join(" \\\n"));
     let finished = double.finished.clone();
     tokio::select! {
         () = finished.cancelled() => {}

@@ -52,9 +52,9 @@ struct MarkArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum MarkValue {
-    /// Worth a look: it is not counted as a cost of the bound
+    /// Worth a look: it does not count as noise that the bound must exceed
     Useful,
-    /// Not worth one: the bound of its test rises by a fifth, four times at most, forgotten over weeks
+    /// Not worth one: the bound of its test rises by about a tenth, four times at most, forgotten over weeks
     Noise,
 }
 

@@ -34,6 +34,7 @@ pub fn run(args: &NotifyTestArgs) -> anyhow::Result<ExitCode> {
     let (receiver, page) = receiver_of(args)?;
     let mut message = Message::of(&sample(wall_time()), Update::Verdict, wall_time(), &origin(page));
     message.test = true;
+    message.title = format!("[test] {}", message.title);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime
         .block_on(async { Ok::<_, anyhow::Error>(send(&client(None)?, &receiver, &message).await) })?

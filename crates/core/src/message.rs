@@ -241,12 +241,16 @@ fn headline(incident: &Incident, update: Update) -> String {
             None => format!("no verdict on {target}"),
         },
         Update::Resolved => {
-            let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
+            let was = match (&incident.verdict, &incident.finding.measured) {
+                (Some(verdict), _) => format!(" ({})", words::verdict_kind(verdict)),
+                (None, Some(_)) => format!(" (was: {})", words::deviation(&incident.finding)),
+                (None, None) => rank,
+            };
             let usual = match incident.end {
                 Some(EndReason::BecameUsual) => ": it goes on and counts as usual from now on",
                 Some(EndReason::NotCompared) | None => "",
             };
-            format!("resolved on {target}{}{usual}", was.unwrap_or_default())
+            format!("resolved on {target}{was}{usual}")
         }
         Update::Returned => {
             let after = incident.returned.last().map(Returned::after).unwrap_or_default();

@@ -410,6 +410,7 @@ async fn a_receiver_can_be_tried_before_anything_happens() {
     assert_eq!(code, 0, "{err}");
     let sent: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
     assert_eq!(sent["test"], true);
+    assert!(sent["title"].as_str().unwrap().starts_with("[test] "), "{sent}");
     let (code, _, err) = test("dead").await;
     assert_eq!(code, 1);
     assert!(err.contains("it cannot be reached") && !err.contains("s3cret"), "{err}");

@@ -45,7 +45,7 @@ pub enum Refusal {
     #[error("it was over before the window would have opened")]
     Cleared,
     /// Its impact is on too few requests.
-    #[error("{:.0} % of the requests would be better off now, were the load even, and a window is spent from {:.0} % on (min_impact); it is looked at again while it lasts", .impact * 100.0, .least * 100.0)]
+    #[error("{:.0} % of the requests would be served faster now if the load were even, and a window is spent from {:.0} % on (min_impact); it is looked at again while it lasts", .impact * 100.0, .least * 100.0)]
     LittleImpact {
         /// The share of requests that would be better off, were the load even.
         impact: f64,

@@ -258,13 +258,13 @@ fn members(finding: &Finding, values: &[MemberValue]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-/// `31 requests (42 % of all) would be better off, were the load even; before the onset and now: tokens a second of all
+/// `31 requests (42 % of all) would be served faster if the load were even; before the onset and now: tokens a second of all
 /// ranks 4100 -> 3200`.
 fn impact(incident: &Incident) -> String {
     let mut parts: Vec<String> = Vec::new();
     if let Some(impact) = incident.finding.impact.as_ref().filter(|impact| impact.requests >= 1.0) {
         parts.push(format!(
-            "{} ({:.0} % of all) would be better off, were the load even",
+            "{} ({:.0} % of all) would be served faster if the load were even",
             counted(impact.requests.round() as usize, "request"),
             impact.share * 100.0
         ));

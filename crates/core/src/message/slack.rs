@@ -46,7 +46,7 @@ fn is_shown(update: Update, name: &str) -> bool {
 
 fn mark(message: &Message) -> &'static str {
     match (message.test, message.update, message.incident.severity) {
-        (true, ..) => "[test] ",
+        (true, ..) => "", // its title says so
         (_, Update::Resolved, _) => "✅ ",
         (_, Update::Died, _) | (_, _, Severity::Critical) => "🔴 ",
         (_, _, Severity::Warning) => "🟠 ",

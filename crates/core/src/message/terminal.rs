@@ -11,8 +11,7 @@ use crate::rule::Severity;
 pub fn terminal(message: &Message) -> String {
     let title = style(message);
     let dim = Style::new().dimmed();
-    let test = if message.test { "[test] " } else { "" };
-    let mut text = format!("{title}{test}{}{title:#}  {dim}{}{dim:#}\n", message.title, message.incident.id);
+    let mut text = format!("{title}{}{title:#}  {dim}{}{dim:#}\n", message.title, message.incident.id);
     for (name, sentence) in message.facts.lines() {
         let _ = writeln!(text, "  {dim}{name:<9}{dim:#} {sentence}");
     }

@@ -203,7 +203,7 @@ fn a_message_after_the_first_tells_how_things_are_now_and_what_clients_notice() 
         Some(crate::finding::Impact { share: 0.42, requests: 30.6, reason: "excess".into() });
     assert_eq!(
         message(&unknown, Update::Fired).facts.impact,
-        "31 requests (42 % of all) would be better off, were the load even"
+        "31 requests (42 % of all) would be served faster if the load were even"
     );
 }
 

@@ -12,6 +12,7 @@ use crate::factor::{
     Settings,
 };
 use crate::finding::{Finding, Impact, Side, Symptom};
+use crate::message::counted;
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
@@ -222,9 +223,11 @@ impl DetectorStatus {
             Some(s) => format!("the bounds follow from {:.1} h of this server", s / 3600.0),
         };
         let Cost { fired, accepted } = self.cost;
-        let (firings, alarms) =
-            (if fired == 1 { "firing" } else { "firings" }, if accepted == 1.0 { "alarm" } else { "alarms" });
-        let site = format!("{site}; {fired} {firings} in 24 h (budget: {accepted} false {alarms} a day)");
+        let alarms = if accepted == 1.0 { "alarm" } else { "alarms" };
+        let fired = counted(fired, "firing");
+        let site = format!(
+            "{site}; {fired} of all rules on factors in 24 h here (budget: {accepted} false {alarms} a day)"
+        );
         let usual = self.became_usual.filter(|(factor, ..)| wanted.has(*factor));
         let site = usual.map_or(site.clone(), |(factor, dp, at)| {
             format!(

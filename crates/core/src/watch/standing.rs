@@ -83,7 +83,7 @@ fn finding_of(uneven: &factor::Uneven, ranks: &[u16]) -> Finding {
         ..Finding::requested(
             since,
             Some(format!(
-                "standing, its beginning is before the agent's first look: {} {what}; {:.0} % of all requests would be better off, were the load even",
+                "standing, its beginning is before the agent's first look: {} {what}; {:.0} % of all requests would be served faster if the load were even",
                 rank_name(&rank),
                 100.0 * uneven.impact
             )),

@@ -260,7 +260,7 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let stuck = of(Factor::Stuck);
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
     assert!(
-        !stuck.contains("share") && stuck.contains("; 2 firings in 24 h (budget: 1 false alarm a day)"),
+        !stuck.contains("share") && stuck.contains("; 2 firings of all rules on factors in 24 h here (budget: 1 false alarm a day)"),
         "{stuck}"
     );
 }
