@@ -2,6 +2,7 @@
 """Breaks what windows, budgets and messages rest on, one piece at a time, and shows that a test sees it.
 
     scripts/mutations.py [WORD ...]      only those whose name has one of the words
+    scripts/mutations.py --check         builds nothing: each text to change occurs exactly once (the gate asks this)
 
 Each mutation is made in a copy of the last commit (target/mutations), and the tests that are named with it run
 there. One that they do not see is printed as SURVIVED, and the exit status is 1; so is it where the text to change is
@@ -29,7 +30,7 @@ MUTATIONS = [
     ("a stop while somebody else records", MACHINE,
      "            && !self.may_hold_another()\n            && self.ownership.foreign.open().is_none()\n", "", CORE),
     ("a second stop of vLLM", MACHINE,
-     "let again = !self.engine.runs_vllm() || self.stops == 0;", "let again = true;", CORE),
+     "let again = !self.engine.runs_vllm() || self.stops == self.undone;", "let again = true;", CORE),
     ("stops without end", MACHINE, "            && self.stops < MAX_STOPS\n", "", CORE),
     ("a 500 to a stop is taken for success", "crates/core/src/capture/window/machine/answers.rs",
      "            Answer::Ok => {\n                self.stop_granted = true;",
@@ -76,6 +77,15 @@ def sources():
     shutil.rmtree(fresh)
 
 
+def is_there_once(name, file, old):
+    """Whether the working tree has the text to change exactly once."""
+    path = ROOT / file
+    count = path.read_text().count(old) if path.is_file() else 0
+    if count != 1:
+        print(f"{name}: {file} has the text to change {count} times, not once; write this mutation anew:\n{old}")
+    return count == 1
+
+
 def tests_fail(tests):
     command = ["cargo", "test", "--locked", *tests]
     done = subprocess.run(command, cwd=COPY, capture_output=True, text=True)
@@ -87,6 +97,9 @@ def tests_fail(tests):
 
 def main():
     words = sys.argv[1:]
+    if words == ["--check"]:
+        found = [is_there_once(name, file, old) for name, file, old, _, _ in MUTATIONS]
+        return 0 if all(found) else 1
     sources()
     survived = 0
     for name, file, old, new, tests in MUTATIONS:
