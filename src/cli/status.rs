@@ -45,25 +45,7 @@ pub(super) fn text_of(status: &Status) -> String {
     let only = if status.watch_only { ", opens no window (watch_only)" } else { "" };
     line(format!("skewtrap {}, running since {}{only}", status.version, utc(status.started)));
     status.targets.iter().for_each(|target| line(target_text(target, status.at)));
-    let firing = status.rules.iter().flat_map(|rule| {
-        let groups = rule.groups.iter().filter(|group| group.state == RuleState::Firing);
-        groups.map(move |group| {
-            let who = group.rank.as_ref().map(|rank| format!(": {}", rank_name(rank))).unwrap_or_default();
-            let refused =
-                group.refused.as_ref().map(|why| format!("; not captured: {why}")).unwrap_or_default();
-            format!("fires: {} on {}{who}{refused}", rule.name, group.target)
-        })
-    });
-    let firing: Vec<String> = firing.collect();
-    let unable = status.rules.iter().filter(|rule| cannot_fire(rule)).count();
-    let unable = match unable {
-        0 => String::new(),
-        n => format!("; {n} of them cannot fire here: `skewtrap why` says why"),
-    };
-    match firing.is_empty() {
-        true => line(format!("nothing fires, of {}{unable}", counted(status.rules.len(), "rule"))),
-        false => firing.into_iter().for_each(&mut line),
-    }
+    firing_lines(status).into_iter().for_each(&mut line);
     alike(status).into_iter().for_each(|text| line(format!("NOT watched: {text}")));
     for window in &status.windows {
         line(format!(
@@ -73,19 +55,7 @@ pub(super) fn text_of(status: &Status) -> String {
             window.incident
         ));
     }
-    if let Some(all) = status.budget.limits.first() {
-        let budget = &status.budget;
-        line(format!(
-            "budget of the last {} h: {} of {} windows, {} of {} of stalled serving, {} of {} written",
-            figure(all.per_s / 3600.0),
-            all.used,
-            all.captures,
-            seconds(budget.stalled_s),
-            seconds(budget.stalled_s_limit),
-            bytes(budget.written_bytes),
-            bytes(budget.written_bytes_limit),
-        ));
-    }
+    budget_line(status).into_iter().for_each(&mut line);
     for silence in &status.silences {
         line(format!("silenced: {}", silence::line_of(silence)));
     }
@@ -104,6 +74,42 @@ pub(super) fn text_of(status: &Status) -> String {
         ));
     }
     text
+}
+
+fn firing_lines(status: &Status) -> Vec<String> {
+    let firing = status.rules.iter().flat_map(|rule| {
+        let groups = rule.groups.iter().filter(|group| group.state == RuleState::Firing);
+        groups.map(move |group| {
+            let who = group.rank.as_ref().map(|rank| format!(": {}", rank_name(rank))).unwrap_or_default();
+            let refused =
+                group.refused.as_ref().map(|why| format!("; not captured: {why}")).unwrap_or_default();
+            format!("fires: {} on {}{who}{refused}", rule.name, group.target)
+        })
+    });
+    let firing: Vec<String> = firing.collect();
+    if !firing.is_empty() {
+        return firing;
+    }
+    let unable = match status.rules.iter().filter(|rule| cannot_fire(rule)).count() {
+        0 => String::new(),
+        n => format!("; {n} of them cannot fire here: `skewtrap why` says why"),
+    };
+    vec![format!("nothing fires, of {}{unable}", counted(status.rules.len(), "rule"))]
+}
+
+fn budget_line(status: &Status) -> Option<String> {
+    let budget = &status.budget;
+    let all = budget.limits.first()?;
+    Some(format!(
+        "budget of the last {} h: {} of {} windows, {} of {} of stalled serving, {} of {} written",
+        figure(all.per_s / 3600.0),
+        all.used,
+        all.captures,
+        seconds(budget.stalled_s),
+        seconds(budget.stalled_s_limit),
+        bytes(budget.written_bytes),
+        bytes(budget.written_bytes_limit),
+    ))
 }
 
 /// Whether a rule has nothing on any server that it could be judged on.

@@ -19,7 +19,7 @@ use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::finding::Statistic;
 use skewtrap_core::message::{counted, seconds as seconds_of};
-use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
+use skewtrap_core::rule::{Change, Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 
 /// Finds bounds on recordings: how often each would have fired, and the one for a given rate of false alarms.
@@ -115,58 +115,58 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     if seconds < 60.0 {
         bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");
     }
-    let firings =
-        |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
-    // A rule whose signal or group never arrived fired at no bound, which says nothing about bounds.
-    let is_judged = |name: &str| {
-        let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
-        of_rule
-            .into_iter()
-            .any(|c| matches!(c.state, RuleState::Idle | RuleState::Pending | RuleState::Firing))
-    };
-    let ranks_of = |name: &str| {
-        let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
-        of_rule.filter_map(|c| Some(c.numbers.as_ref()?.members.len())).max().unwrap_or(0)
-    };
-    let days = seconds / 86_400.0;
     let advises_from_hours = advises_from(args.per_day);
     let is_enough = seconds / 3600.0 >= advises_from_hours;
-    let tuned = varied.iter().map(|varied| {
-        let (rule, condition) = (varied.rule, varied.own());
-        let ranks = (0..varied.bounds.len()).map(|i| ranks_of(&varied.copy_name(i))).max().unwrap_or(0);
-        let tried: Vec<BoundResult> = varied
-            .bounds
-            .iter()
-            .enumerate()
-            .map(|(i, &bound)| {
-                let firings = firings(&varied.copy_name(i));
-                let is_reachable = is_reachable(condition, bound, ranks);
-                BoundResult { bound, is_reachable, firings, per_day: firings as f64 / days }
-            })
-            .collect();
-        let is_judged = is_judged(&varied.copy_name(0));
-        let is_learned = condition.statistic == Statistic::Factors;
-        Tuned {
-            is_judged,
-            is_learned,
-            rule: rule.name.to_string(),
-            statistic: format!("{}({})", condition.statistic, condition.signal_name),
-            side: if condition.direction == Direction::Below { "below" } else { "above" },
-            bound: condition.bound,
-            others: rule.trigger.conditions.len() - 1,
-            ranks,
-            advised: advised_of(&tried, args.per_day).filter(|_| is_judged && !is_learned && is_enough),
-            tried,
-        }
-    });
     let report = Report {
         hours: seconds / 3600.0,
         advises_from_hours,
         limit_per_day: args.per_day,
-        rules: tuned.collect(),
+        rules: varied
+            .iter()
+            .map(|varied| tuned_of(varied, &played.changes, seconds, args.per_day, is_enough))
+            .collect(),
     };
     print(&report, args.format.is_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What each bound of one condition came to in a recording of `seconds`.
+fn tuned_of(
+    varied: &VariedCondition<'_>,
+    changes: &[Change],
+    seconds: f64,
+    per_day: f64,
+    is_enough: bool,
+) -> Tuned {
+    let of_copy = |i: usize| {
+        let name = varied.copy_name(i);
+        changes.iter().filter(move |c| *c.rule.name == *name)
+    };
+    let (rule, condition) = (varied.rule, varied.own());
+    let ranks = (0..varied.bounds.len()).flat_map(&of_copy);
+    let ranks = ranks.filter_map(|c| Some(c.numbers.as_ref()?.members.len())).max().unwrap_or(0);
+    let tried = varied.bounds.iter().enumerate().map(|(i, &bound)| {
+        let firings = of_copy(i).filter(|c| c.is_onset()).count();
+        let is_reachable = is_reachable(condition, bound, ranks);
+        BoundResult { bound, is_reachable, firings, per_day: firings as f64 / (seconds / 86_400.0) }
+    });
+    let tried: Vec<BoundResult> = tried.collect();
+    // A rule whose signal or group never arrived fired at no bound, which says nothing about bounds.
+    let is_judged =
+        of_copy(0).any(|c| matches!(c.state, RuleState::Idle | RuleState::Pending | RuleState::Firing));
+    let is_learned = condition.statistic == Statistic::Factors;
+    Tuned {
+        is_judged,
+        is_learned,
+        rule: rule.name.to_string(),
+        statistic: format!("{}({})", condition.statistic, condition.signal_name),
+        side: if condition.direction == Direction::Below { "below" } else { "above" },
+        bound: condition.bound,
+        others: rule.trigger.conditions.len() - 1,
+        ranks,
+        advised: advised_of(&tried, per_day).filter(|_| is_judged && !is_learned && is_enough),
+        tried,
+    }
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
@@ -174,49 +174,57 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         outln!("{}", serde_json::to_string_pretty(report)?)?;
         return Ok(());
     }
-    for tuned in &report.rules {
-        outln!("{} over {:.2} h", title_of(tuned), report.hours)?;
-        if let ([own], true, true) = (&tuned.tried[..], tuned.is_learned, tuned.is_judged) {
-            outln!(
-                "  as it is it fires {}, {:.1} a day; its bounds are learned from the servers and none is to be set: \
-                 what it is held to is `false_alarms` of the configuration (1 per day here)\n",
-                counted(own.firings, "time"),
-                own.per_day
-            )?;
-            continue;
-        }
-        outln!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day")?;
-        for t in &tuned.tried {
-            let is_own = (t.bound - tuned.bound).abs() < 1e-9;
-            let mut mark = match (is_own, Some(t.bound) == tuned.advised) {
-                (true, true) => "  <- the rule's, and advised",
-                (true, false) => "  <- the rule's",
-                (false, true) => "  <- advised",
-                _ => "",
-            }
-            .to_owned();
-            if !t.is_reachable {
-                mark += &format!("  cannot be reached by {}", counted(tuned.ranks, "rank"));
-            }
-            outln!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day)?;
-        }
-        match tuned.advised {
-            Some(_) => {}
-            None if !tuned.is_judged => {
-                outln!("  never judged here: its signal, or a group of it, never arrived")?;
-            }
-            // What advice needs is said once, at the end.
-            None if report.is_too_short() => {
-                outln!("  none is advised: the recordings are too short")?;
-            }
-            None => outln!(
-                "  no bound that {} can reach stays within {} a day here",
-                counted(tuned.ranks, "rank"),
-                report.limit_per_day
-            )?,
-        }
-        outln!()?;
+    report.rules.iter().try_for_each(|tuned| print_rule(tuned, report))?;
+    print_caveats(report);
+    Ok(())
+}
+
+fn print_rule(tuned: &Tuned, report: &Report) -> anyhow::Result<()> {
+    outln!("{} over {:.2} h", title_of(tuned), report.hours)?;
+    if let ([own], true, true) = (&tuned.tried[..], tuned.is_learned, tuned.is_judged) {
+        outln!(
+            "  as it is it fires {}, {:.1} a day; its bounds are learned from the servers and none is to be set: \
+             what it is held to is `false_alarms` of the configuration (1 per day here)\n",
+            counted(own.firings, "time"),
+            own.per_day
+        )?;
+        return Ok(());
     }
+    outln!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day")?;
+    for t in &tuned.tried {
+        let is_own = (t.bound - tuned.bound).abs() < 1e-9;
+        let mut mark = match (is_own, Some(t.bound) == tuned.advised) {
+            (true, true) => "  <- the rule's, and advised",
+            (true, false) => "  <- the rule's",
+            (false, true) => "  <- advised",
+            _ => "",
+        }
+        .to_owned();
+        if !t.is_reachable {
+            mark += &format!("  cannot be reached by {}", counted(tuned.ranks, "rank"));
+        }
+        outln!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day)?;
+    }
+    match tuned.advised {
+        Some(_) => {}
+        None if !tuned.is_judged => {
+            outln!("  never judged here: its signal, or a group of it, never arrived")?;
+        }
+        // What advice needs is said once, at the end.
+        None if report.is_too_short() => {
+            outln!("  none is advised: the recordings are too short")?;
+        }
+        None => outln!(
+            "  no bound that {} can reach stays within {} a day here",
+            counted(tuned.ranks, "rank"),
+            report.limit_per_day
+        )?,
+    }
+    outln!()?;
+    Ok(())
+}
+
+fn print_caveats(report: &Report) {
     anstream::eprintln!(
         "every firing is counted as a false alarm: what is said here holds only if nothing in these recordings was a true incident"
     );
@@ -232,7 +240,6 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             report.shown_per_day()
         );
     }
-    Ok(())
 }
 
 /// What never happened in a time happens in the long run less than so many times in it, at 95 % confidence (the rule of

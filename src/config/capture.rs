@@ -240,13 +240,27 @@ impl HttpText {
     }
 
     fn check_bounds(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
+        self.check_steps(findings);
+        self.check_escalation(window, findings);
+        self.check_stalls(window, findings);
+        self.check_first_windows(window, findings);
+        self.check_times(findings);
+        self.check_activities(window, findings);
+        check_file_name(&self.profile_prefix, "profile_prefix", findings);
+        check_file_name(&self.profile_id, "profile_id", findings);
+        self.check_output_dir(findings);
+    }
+
+    fn check_steps(&self, findings: &mut Findings<'_>) {
         if let Some((steps, place)) = self.num_steps.placed()
             && !(1..=MAX_STEPS).contains(steps)
         {
             let hint = "write a number of them, or `max_stall: 300ms` in its place".to_owned();
             findings.error(place, format!("a window has 1 to {MAX_STEPS} steps"), Some(hint));
         }
-        self.check_escalation(window, findings);
+    }
+
+    fn check_stalls(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
         check_span(&self.max_stall, "max_stall", MAX_STALL, findings);
         check_span(&self.max_stall_slow_host, "max_stall_slow_host", MAX_STALL, findings);
         if let (Some((slow, place)), Some(usual)) = (self.max_stall_slow_host.placed(), max_stall_of(window))
@@ -271,6 +285,10 @@ impl HttpText {
                 findings.warn(place, message, Some(hint));
             }
         }
+    }
+
+    /// Before anything was learned of a server, models of any size are possible.
+    fn check_first_windows(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
         if let Some((steps, place)) = self.num_steps.placed()
             && *steps <= MAX_STEPS
             && let Some(fewer) = fewer_before_the_first(window, *steps)
@@ -284,27 +302,21 @@ impl HttpText {
             );
             findings.warn(place, message, Some(hint));
         }
+    }
+
+    fn check_times(&self, findings: &mut Findings<'_>) {
         check_span(&self.deadline, "deadline", MAX_DEADLINE, findings);
         if let Some((warmup, place)) = self.warmup.placed()
             && warmup.0 > Duration::from_secs(60)
         {
             findings.error(place, "a warmup of more than a minute captures something else", None);
         }
-        for (place, value) in self
-            .activities
-            .get()
-            .into_iter()
-            .flatten()
-            .filter_map(|a| a.placed().map(|(value, place)| (place, value)))
-        {
-            check_known(
-                place,
-                value,
-                "activity",
-                &ACTIVITIES,
-                "the server would answer 200 and record nothing",
-                findings,
-            );
+    }
+
+    fn check_activities(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
+        for (value, place) in self.activities.get().into_iter().flatten().filter_map(|a| a.placed()) {
+            let otherwise = "the server would answer 200 and record nothing";
+            check_known(place, value, "activity", &ACTIVITIES, otherwise, findings);
         }
         if self.activities.get().is_some_and(Vec::is_empty) {
             let place = self.activities.place().unwrap_or_default();
@@ -319,8 +331,9 @@ impl HttpText {
             let hint = "write `capture: { cuda_profiler_api: {} }`".to_owned();
             findings.error(place, "nsys and the torch profiler exclude each other", Some(hint));
         }
-        check_file_name(&self.profile_prefix, "profile_prefix", findings);
-        check_file_name(&self.profile_id, "profile_id", findings);
+    }
+
+    fn check_output_dir(&self, findings: &mut Findings<'_>) {
         if let Some((dir, place)) = self.output_dir.placed()
             && !dir.starts_with('/')
         {

@@ -158,24 +158,12 @@ pub fn check(
     settings.record_option("name", name.as_deref(), text.name.place());
     settings.record_option("about", text.about.get(), text.about.place());
     settings.record_option("signal", text.signal.get(), text.signal.place());
-    let has_own_labels = catalog.has_own();
-    let across = labels_of("across", &text.across, &["dp_rank"], has_own_labels, &mut settings, findings);
-    let within: Vec<&str> =
-        ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
-    let within = labels_of("within", &text.within, &within, has_own_labels, &mut settings, findings);
-    check_grouping(text, &across, &within, findings);
+    let (across, within) = grouping_of(text, catalog, &mut settings, findings);
     let context = Context { signal: &text.signal, catalog, has_other_conditions: !text.only_if.is_absent() };
     let trigger = match text.trigger.placed() {
         Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
         None => {
-            if text.trigger.is_absent() && !findings.is_misspelt(place, &["trigger"]) {
-                let hint = "write for example `trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }`";
-                findings.error(
-                    text.name.place().unwrap_or(place),
-                    "the rule has no `trigger`",
-                    Some(hint.into()),
-                );
-            }
+            check_has_trigger(text, place, findings);
             None
         }
     };
@@ -186,20 +174,13 @@ pub fn check(
     let only_if = guard_of(&text.only_if, catalog, &mut settings, findings);
     let capture = capture_of(&text.capture, default_capture, &mut settings, findings);
     let limits = limits_of(&text.limits, &mut settings, findings);
-    let min_members = settings.resolve("min_members", &text.min_members, 2);
-    if min_members < 2 {
-        let at = text.min_members.place().unwrap_or(place);
-        findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
-    }
+    let min_members = min_members_of(text, place, &mut settings, findings);
     let min_impact = min_impact_of(text, trigger.as_ref(), findings);
     let at = [&text.across.place(), &text.within.place(), &text.trigger.place()].into_iter().find_map(|p| *p);
     check_factors(trigger.as_ref(), &across, &within, at.unwrap_or(place), findings);
     let severity = text.severity.or(Severity::Warning);
     settings.record("severity", severity.word(), text.severity.place());
-    let notify = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
-    let names: Vec<&str> = notify.iter().map(|(name, _)| *name).collect();
-    let names = if names.is_empty() { "who takes every message".to_owned() } else { names.join(", ") };
-    settings.record("notify", names, text.notify.place());
+    let notify = notify_of(text, &mut settings);
     let labels = free_labels(&text.labels);
     settings.record_option("labels", (!labels.0.is_empty()).then_some(&labels), text.labels.place());
     settings.resolve("enabled", &text.enabled, true);
@@ -217,18 +198,65 @@ pub fn check(
         rearm_after: settings.resolve("rearm_after", &text.rearm_after, Span::default()).0,
         only_if,
         min_mean: settings.resolve("min_mean", &text.min_mean, 0.0),
-        min_members: min_members as usize,
+        min_members,
         min_impact: settings.resolve("min_impact", min_impact, MIN_IMPACT),
         joins_trouble: settings.resolve("joins_trouble", &text.joins_trouble, false),
         capture,
         limits,
         severity,
-        notify: notify.iter().map(|(name, _)| (*name).into()).collect(),
+        notify,
         labels,
     };
     let place = text.name.place().unwrap_or(place);
     let has_errors = findings.errors() > errors_before;
     Some(CheckedRule { rule, settings, file: findings.file().clone(), place, has_errors })
+}
+
+/// Who is compared, and within which group.
+fn grouping_of(
+    text: &RuleText,
+    catalog: &Catalog,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    let has_own_labels = catalog.has_own();
+    let across = labels_of("across", &text.across, &["dp_rank"], has_own_labels, settings, findings);
+    let within: Vec<&str> =
+        ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
+    let within = labels_of("within", &text.within, &within, has_own_labels, settings, findings);
+    check_grouping(text, &across, &within, findings);
+    (across, within)
+}
+
+fn check_has_trigger(text: &RuleText, place: Place, findings: &mut Findings<'_>) {
+    if text.trigger.is_absent() && !findings.is_misspelt(place, &["trigger"]) {
+        let hint = "write for example `trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }`";
+        let at = text.name.place().unwrap_or(place);
+        findings.error(at, "the rule has no `trigger`", Some(hint.into()));
+    }
+}
+
+fn min_members_of(
+    text: &RuleText,
+    place: Place,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> usize {
+    let min_members = settings.resolve("min_members", &text.min_members, 2);
+    if min_members < 2 {
+        let at = text.min_members.place().unwrap_or(place);
+        findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
+    }
+    min_members as usize
+}
+
+/// The receivers that the rule names; none means those that take every message.
+fn notify_of(text: &RuleText, settings: &mut Settings) -> Vec<Arc<str>> {
+    let named = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
+    let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+    let shown = if names.is_empty() { "who takes every message".to_owned() } else { names.join(", ") };
+    settings.record("notify", shown, text.notify.place());
+    names.into_iter().map(Into::into).collect()
 }
 
 /// `min_impact`, or what is written under its old name.

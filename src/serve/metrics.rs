@@ -16,7 +16,7 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::observe::effort::SourceCounters;
 use skewtrap_core::capture::captured::Captured;
@@ -81,76 +81,66 @@ impl Metrics {
     /// Counters beside those of `effort`.
     pub fn of(effort: Arc<SourceCounters>) -> Self {
         let mut registry = Registry::with_prefix("skewtrap");
-        let (transitions, captures, refusals) =
-            (Counters::default(), Counters::default(), Counters::default());
-        let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
-        let (restarts, queues, silence) = (Counter::default(), Family::default(), LastSeconds::default());
-        let (without_row, overlaps) = (Counter::default(), Counters::default());
-        let log_lines_dropped = Counter::default();
         let r = &mut registry;
-        r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
-        r.register(
-            "captures",
-            "Windows that ended, by rule, means and outcome (done, failed)",
-            captures.clone(),
-        );
-        r.register("capture_refusals", "Windows that were not opened, by rule and reason", refusals.clone());
-        r.register_with_unit(
-            "capture_stall",
-            "Serving time that windows and their exports cost a server, as far as the agent can tell",
-            Unit::Seconds,
-            stall.clone(),
-        );
-        r.register_with_unit(
-            "window_stall",
-            "Longest silence of a rank in the last window of a server, by kind: predicted before, seen after",
-            Unit::Seconds,
-            silence.clone(),
-        );
-        r.register(
-            "messages",
-            "Attempts to deliver a message, by receiver and result (sent, again, given_up; dropped: the receiver is gone)",
-            messages.clone(),
-        );
-        r.register(
-            "messages_without_row",
-            "Messages handed over before the disk of the state had them: a kill may have lost or repeated them",
-            without_row.clone(),
-        );
-        r.register(
-            "log_lines_dropped",
-            "Lines of the log that were dropped because standard error was not read fast enough",
-            log_lines_dropped.clone(),
-        );
-        r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
-        r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
-        r.register(
-            "pool_overlaps",
-            "Windows of the pool that may have been open at once, by how it was found (overtaken, unproven)",
-            overlaps.clone(),
-        );
-        r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
         Self {
-            registry,
-            transitions,
-            captures,
-            refusals,
-            stall,
-            silence,
-            messages,
-            without_row,
-            log_lines_dropped,
-            requests,
-            restarts,
-            queues,
+            transitions: counted(r, "rule_transitions", "Changes of a rule's state, by the new state"),
+            captures: counted(r, "captures", "Windows that ended, by rule, means and outcome (done, failed)"),
+            refusals: counted(r, "capture_refusals", "Windows that were not opened, by rule and reason"),
+            stall: timed(
+                r,
+                "capture_stall",
+                "Serving time that windows and their exports cost a server, as far as the agent can tell",
+            ),
+            silence: timed(
+                r,
+                "window_stall",
+                "Longest silence of a rank in the last window of a server, by kind: predicted before, seen after",
+            ),
+            messages: counted(
+                r,
+                "messages",
+                "Attempts to deliver a message, by receiver and result (sent, again, given_up; dropped: the receiver is gone)",
+            ),
+            without_row: counted(
+                r,
+                "messages_without_row",
+                "Messages handed over before the disk of the state had them: a kill may have lost or repeated them",
+            ),
+            log_lines_dropped: counted(
+                r,
+                "log_lines_dropped",
+                "Lines of the log that were dropped because standard error was not read fast enough",
+            ),
+            requests: counted(r, "http_requests", "Requests that the agent answered, by status code"),
+            restarts: counted(r, "task_restarts", "Tasks that ended or panicked and were started again"),
+            overlaps: counted(
+                r,
+                "pool_overlaps",
+                "Windows of the pool that may have been open at once, by how it was found (overtaken, unproven)",
+            ),
+            queues: counted(r, "queue_length", "Events that wait in a queue inside the agent"),
             effort,
             disk: HealthProblem::default(),
             bundles: HealthProblem::default(),
             store: HealthProblem::default(),
             lease: HealthProblem::default(),
-            overlaps,
+            registry,
         }
     }
+}
+
+/// A new metric of the registry.
+fn counted<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// One in seconds.
+fn timed<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
 }
 
 impl fmt::Debug for Metrics {

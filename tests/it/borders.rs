@@ -240,6 +240,138 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The most lines of code in a function, comments and empty lines not counted.
+const LONGEST_FUNCTION: usize = 60;
+
+/// The most lines of a file, the tests in it not counted.
+const LONGEST_FILE: usize = 500;
+
+/// Functions that were longer when this was first checked. The list only shrinks.
+const LONG_FUNCTIONS: &[&str] = &[
+    "crates/core/src/factor/detector.rs candidates",
+    "crates/core/src/factor/detector/follow.rs blame_again",
+    "crates/core/src/factor/speed.rs examine",
+    "crates/core/src/rule/group.rs judge",
+    "crates/trace/src/read/event.rs event_at",
+    "src/agent/begin.rs begin",
+    "src/agent/capture/command.rs capture",
+    "src/agent/capture/recover.rs find",
+    "src/agent/pool/keeper.rs take",
+    "src/cli/doctor.rs window",
+];
+
+/// Files that were longer.
+const LONG_FILES: &[&str] = &[
+    "crates/core/src/cause/tree.rs",
+    "crates/core/src/factor/channel.rs",
+    "crates/core/src/factor/detector.rs",
+    "crates/core/src/message/facts.rs",
+    "crates/core/src/rule/engine.rs",
+    "crates/core/src/rule/factors.rs",
+    "crates/core/src/rule/group.rs",
+    "crates/core/src/watch/requests.rs",
+    "src/act/bundle.rs",
+    "src/act/state.rs",
+    "src/agent/pool/keeper.rs",
+    "src/agent/window.rs",
+    "src/cli/doctor.rs",
+    "src/config/capture.rs",
+    "src/config/condition.rs",
+    "src/config/file.rs",
+];
+
+/// The code of a file as `cargo fmt` lays it out, without what only tests use: such an item ends with the line
+/// that closes it at its own indentation.
+fn code_of(text: &str) -> Vec<&str> {
+    let (mut code, mut lines) = (Vec::new(), text.lines());
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            code.push(line);
+            continue;
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = [format!("{indent}}}"), format!("{indent}}};"), format!("{indent}];")];
+        for line in lines.by_ref() {
+            let is_outer = line.starts_with(indent) && !line[indent.len()..].starts_with([' ', '#', '/']);
+            if is_outer
+                && (line.ends_with([';', ',']) || line.ends_with("{}") || ends.iter().any(|e| line == e))
+            {
+                break;
+            }
+        }
+    }
+    code
+}
+
+/// The functions of a file, each with how many lines of code its body has.
+fn lengths_of(code: &[&str]) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    for (at, line) in code.iter().enumerate() {
+        let words: Vec<&str> = line.trim_start().split([' ', '(', '<']).collect();
+        let Some(fn_at) = words.iter().position(|word| *word == "fn") else { continue };
+        let is_qualifier = |word: &&str| {
+            word.starts_with("pub") || word.ends_with(')') || ["const", "async", "in"].contains(word)
+        };
+        if !words[..fn_at].iter().all(is_qualifier) || line.trim_end().ends_with([';', '}']) {
+            continue;
+        }
+        let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let body = code[at..].iter().take_while(|line| **line != end);
+        let body = body.skip_while(|line| !line.ends_with('{')).skip(1).map(|line| line.trim());
+        let count = body.filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+        found.push((words.get(fn_at + 1).copied().unwrap_or_default().to_owned(), count));
+    }
+    found
+}
+
+/// What is longer than it may be in the code that is shipped: functions, and files.
+fn too_long() -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut functions, mut long_files) = (BTreeSet::new(), BTreeSet::new());
+    for path in ["src", "crates/core/src", "crates/fleet/src", "crates/judge/src", "crates/trace/src"] {
+        let shipped = read(&root(path));
+        for (_, file) in files(&root(path)).into_iter().filter(|(module, _)| shipped.contains_key(module)) {
+            let text = fs::read_to_string(&file).expect("it is text");
+            let code = code_of(&text);
+            let name = file.strip_prefix(root("")).expect("it is in the repository").display().to_string();
+            if code.len() > LONGEST_FILE {
+                long_files.insert(name.clone());
+            }
+            let long = lengths_of(&code).into_iter().filter(|(_, lines)| *lines > LONGEST_FUNCTION);
+            functions.extend(long.map(|(function, _)| format!("{name} {function}")));
+        }
+    }
+    (functions, long_files)
+}
+
+#[test]
+fn functions_and_files_are_short_but_for_those_that_never_were() {
+    let (functions, files) = too_long();
+    for (found, known, what) in [
+        (functions, LONG_FUNCTIONS, "a function of up to 60 lines"),
+        (files, LONG_FILES, "a file of up to 500 lines"),
+    ] {
+        let known: BTreeSet<String> = known.iter().map(|s| (*s).to_owned()).collect();
+        let fresh: Vec<&String> = found.difference(&known).collect();
+        assert!(fresh.is_empty(), "split these; CONTRIBUTING.md wants {what}: {fresh:#?}");
+        let done: Vec<&String> = known.difference(&found).collect();
+        assert!(
+            done.is_empty(),
+            "these are short now: take them from the list in tests/it/borders.rs: {done:#?}"
+        );
+    }
+}
+
+#[test]
+fn long_functions_and_code_of_tests_are_seen_in_a_sample_that_has_them() {
+    let sample = "struct A;\n#[cfg(test)]\nmod tests {\n    fn not_counted() {\n        f();\n    }\n}\n\
+                  impl A {\n    pub(super) async fn three(\n        &self,\n    ) -> u8 {\n        // Why.\n        a();\n\n        \
+                  b();\n        if c() {\n        }\n    }\n    fn declared(&self);\n    #[cfg(test)]\n    fn of_a_test(&self) {\n    \
+                  }\n}\n#[cfg(test)]\nmod more;\nfn none() {}\nfn one<T>() {\n    d();\n}\n";
+    let code = code_of(sample);
+    assert_eq!(lengths_of(&code), [("three".to_owned(), 4), ("one".to_owned(), 1)]);
+    assert_eq!(code.len(), 18, "{code:#?}");
+}
+
 #[test]
 fn no_two_neighbouring_modules_need_each_other() {
     let mut found = Vec::new();

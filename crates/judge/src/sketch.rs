@@ -122,7 +122,17 @@ struct Usual {
     variance: Vec<f64>,
 }
 
-fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
+impl Usual {
+    fn learn(&mut self, rank: usize, ratio: f64, gain: f64, bound: f64) {
+        let off = ratio - self.mean[rank];
+        self.mean[rank] += gain * off.clamp(-0.5, 0.5);
+        let square = (off * off).min(self.variance[rank] * bound * bound);
+        self.variance[rank] += gain * (square - self.variance[rank]);
+    }
+}
+
+/// What each rank did in each second, as far as its lines tell.
+fn features_of(out: &Outcome) -> Vec<Vec<Features>> {
     let (seconds, ranks) = (out.loads.len(), out.loads.first().map_or(0, Vec::len));
     let mut did = vec![vec![[0.0; 4]; ranks]; seconds];
     for line in out.lines.iter().filter(|l| l.at >= 0.0) {
@@ -134,6 +144,12 @@ fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
         };
         (0..4).for_each(|i| sum[i] += more[i] / UNITS[i]);
     }
+    did
+}
+
+fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
+    let (seconds, ranks) = (out.loads.len(), out.loads.first().map_or(0, Vec::len));
+    let did = features_of(out);
     let is_busy = |s: usize, r: usize| out.loads[s][r].running >= BUSY;
     let mut usual = Usual { mean: vec![0.0; ranks], variance: vec![0.05 * 0.05; ranks] };
     let (mut normal, mut right, mut cost) = ([[0.0; 4]; 4], [0.0; 4], None::<Features>);
@@ -165,12 +181,7 @@ fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
             }
             if !alarm.is_on {
                 let gain = 1.0 / (s as f64).clamp(60.0, 900.0);
-                for (r, d) in full.iter().zip(&logs) {
-                    let off = d - usual.mean[*r];
-                    usual.mean[*r] += gain * off.clamp(-0.5, 0.5);
-                    let square = (off * off).min(usual.variance[*r] * bound * bound);
-                    usual.variance[*r] += gain * (square - usual.variance[*r]);
-                }
+                full.iter().zip(&logs).for_each(|(r, d)| usual.learn(*r, *d, gain, bound));
             }
         }
         if alarm.is_on || s % 2 != 0 {

@@ -4,7 +4,6 @@ use crate::capture::captured::{Captured, CapturedFile, Means, Quality};
 use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{BeforeAndNow, CaptureOutcome, Impact, Incident, IncidentState, VerdictNote};
-use crate::rule::Severity;
 use crate::signal::sample::{SampleEvidence, Source};
 use skewtrap_trace::Suspect;
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -15,82 +14,70 @@ use skewtrap_trace::verdict::{Confidence, Kind};
 /// A captured and compared incident that fired at `fired_at`: DP2 of four ranks has five times the load
 /// of its peers.
 pub fn sample(fired_at: Time) -> Incident {
+    let id = format!("{}-dp-load-skew-test", stamp(fired_at));
+    let bundle = format!("/var/lib/skewtrap/incidents/{id}");
+    let about =
+        "One DP rank is sent more or less than its share, works slower than usual, or gets heavier requests.";
+    let mut incident =
+        Incident::new(id.into(), "dp-load-skew".into(), "server".into(), fired_at, finding(fired_at));
+    incident.about = Some(about.into());
+    incident.group = Labels([("role".into(), LabelValue::Text("unified".into()))].into());
+    incident.state = IncidentState::Compared;
+    incident.cause = Some(cause(fired_at));
+    incident.impact = Some(impact(fired_at));
+    incident.capture = CaptureOutcome::Done(captured(fired_at));
+    incident.verdict = Some(verdict());
+    incident.bundle = Some(bundle);
+    incident
+}
+
+fn finding(fired_at: Time) -> Finding {
     let onset = fired_at - std::time::Duration::from_millis(4_200);
     let values = [9.0, 10.0, 46.0, 8.0];
-    let id = format!("{}-dp-load-skew-test", stamp(fired_at));
-    Incident {
-        rule: "dp-load-skew".into(),
-        about: Some(
-            "One DP rank is sent more or less than its share, works slower than usual, or gets heavier requests."
-                .into(),
-        ),
-        target: "server".into(),
-        group: Labels([("role".into(), LabelValue::Text("unified".into()))].into()),
-        severity: Severity::Warning,
-        labels: Labels::default(),
-        state: IncidentState::Compared,
-        fired_at,
-        resolved_at: None,
-        finding: Finding {
-            onset,
-            onset_error_s: 0.8,
-            rank: Rank::dp(2).labels(),
-            side: Side::High,
-            measured: Some(Measured {
-                statistic: Statistic::Factors,
-                signal: "share".into(),
-                value: 1.41,
-                bound: 1.0,
-                members_signal: Some("load".into()),
-            }),
-            members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
-            evidence: Some(
-                "DP2 is sent 2.6 times its usual share of the requests; load of DP2: 46, its peers 9 10 8".into(),
-            ),
-            shown_by: Some(SampleEvidence {
-                at: onset,
-                value: 46.0,
-                source: Source::Log,
-                line: Some(
-                    "[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31, #token: 20481, token usage: 0.31, \
-                     gen throughput (token/s): 1204.11, #queue-req: 15"
-                        .into(),
-                ),
-            }),
-            also: Vec::new(),
-            symptoms: Vec::new(),
-            impact: None,
-        },
-        cause: Some(cause(fired_at)),
-        impact: Some(impact(fired_at)),
-        capture: CaptureOutcome::Done(captured(fired_at)),
-        verdict: Some(VerdictNote {
-            kind: Kind::UnevenWork,
-            rank: Some(Rank::dp(2).labels()),
-            by: None,
-            sentence: "DP2 has more to do than its peers: its batches have 31.0 requests, theirs 9.0; 1.9 ms of GPU work a \
-                       step beyond their median (+48 %), 61 % of it in attention (_fwd_grouped_kernel_stage1)."
-                .into(),
-            lost_ms_per_step: Some(1.9),
-            confidence: Confidence::High,
-            confirms: Some(true),
-            suspect: Some(Suspect { rank: Rank::dp(2).labels(), has_less: false }),
+    Finding {
+        onset,
+        onset_error_s: 0.8,
+        rank: Rank::dp(2).labels(),
+        side: Side::High,
+        measured: Some(Measured {
+            statistic: Statistic::Factors,
+            signal: "share".into(),
+            value: 1.41,
+            bound: 1.0,
+            members_signal: Some("load".into()),
         }),
-        bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
-        id: id.into(),
-        earlier: Vec::new(),
-        follow_up: None,
-        worse: None,
-        died: None,
-        trouble: None,
-        blamed_before: Vec::new(),
-        raised: Vec::new(),
-        joined: Vec::new(),
-        ended_unseen: false,
-        end: None,
-        returned: Vec::new(),
-        usual_pause_s: None,
-        is_baseline: false,
+        members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
+        evidence: Some(
+            "DP2 is sent 2.6 times its usual share of the requests; load of DP2: 46, its peers 9 10 8".into(),
+        ),
+        shown_by: Some(SampleEvidence {
+            at: onset,
+            value: 46.0,
+            source: Source::Log,
+            line: Some(
+                "[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31, #token: 20481, token usage: 0.31, \
+                 gen throughput (token/s): 1204.11, #queue-req: 15"
+                    .into(),
+            ),
+        }),
+        also: Vec::new(),
+        symptoms: Vec::new(),
+        impact: None,
+    }
+}
+
+fn verdict() -> VerdictNote {
+    VerdictNote {
+        kind: Kind::UnevenWork,
+        rank: Some(Rank::dp(2).labels()),
+        by: None,
+        sentence: "DP2 has more to do than its peers: its batches have 31.0 requests, theirs 9.0; 1.9 ms of GPU work a \
+                   step beyond their median (+48 %), 61 % of it in attention (_fwd_grouped_kernel_stage1)."
+            .into(),
+        lost_ms_per_step: Some(1.9),
+        confidence: Confidence::High,
+        confirms: Some(true),
+        suspect: Some(Suspect { rank: Rank::dp(2).labels(), has_less: false }),
     }
 }
 
