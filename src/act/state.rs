@@ -395,6 +395,7 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be written.
+    #[cfg(test)]
     pub fn save_incident(&self, record: &Record) -> Result<(), StateError> {
         self.execute(SAVE_INCIDENT, params![&*record.incident.id, json(record)])
     }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
 use super::Format;
@@ -15,6 +16,7 @@ use crate::agent::compare::{self, CompareRequest, Compared, RankOverrides, perfe
 use crate::agent::history;
 use crate::config::store::is_store;
 use crate::observe::trace::nsight::TempFolder;
+use skewtrap_core::message::{bytes, seconds};
 use skewtrap_trace::rank::{RankId, parse_rank};
 use skewtrap_trace::report::{self, History};
 
@@ -92,9 +94,9 @@ pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
     };
     let perfetto_ranks =
         args.perfetto_ranks.iter().map(|w| rank_id(w)).collect::<anyhow::Result<Vec<_>>>()?;
-    let bar = progress_bar(&request);
-    let compared = compare::run(&request, &|n| bar.inc(n));
-    bar.finish_and_clear();
+    let progress = Progress::of(&request);
+    let compared = compare::run(&request, &|bytes| progress.iter().for_each(|line| line.add(bytes)));
+    drop(progress);
     let compared = compared.map_err(|e| super::wrong(&format!("{:#}", anyhow::Error::from(e))))?;
     let written = if args.format.is_json() {
         report::write_json(&mut std::io::stdout().lock(), &compared.comparison)
@@ -222,16 +224,49 @@ fn rank_overrides(words: &[String]) -> anyhow::Result<RankOverrides> {
     Ok(overrides)
 }
 
-/// A bar on a terminal when the input is long; nothing otherwise.
-fn progress_bar(request: &CompareRequest) -> ProgressBar {
+/// A line on a terminal that says how much is read when the input is long; it is cleared when this is dropped.
+struct Progress {
+    total: u64,
+    done: AtomicU64,
+    began: Instant,
+    /// Milliseconds after the beginning.
+    drawn: AtomicU64,
+}
+
+impl Progress {
+    /// Shorter inputs are read before anybody wonders, in bytes.
     const LONG: u64 = 20 << 20;
-    let all: Vec<PathBuf> = request.paths.iter().chain(&request.baseline).cloned().collect();
-    let size = if std::io::stderr().is_terminal() { compare::size_of(&all) } else { 0 };
-    if size < LONG {
-        return ProgressBar::hidden();
+    /// Between two drawings, in milliseconds.
+    const EVERY: u64 = 100;
+
+    fn of(request: &CompareRequest) -> Option<Self> {
+        let all: Vec<PathBuf> = request.paths.iter().chain(&request.baseline).cloned().collect();
+        let total = if std::io::stderr().is_terminal() { compare::size_of(&all) } else { 0 };
+        let [done, drawn] = [AtomicU64::new(0), AtomicU64::new(0)];
+        (total >= Self::LONG).then(|| Self { total, done, began: Instant::now(), drawn })
     }
-    let bar = ProgressBar::new(size);
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+
+    /// So many bytes more are read, by any thread.
+    fn add(&self, read: u64) {
+        let done = self.done.fetch_add(read, Relaxed) + read;
+        let (now, drawn) = (self.began.elapsed().as_millis() as u64, self.drawn.load(Relaxed));
+        let is_due = now >= drawn + Self::EVERY;
+        if is_due && self.drawn.compare_exchange(drawn, now, Relaxed, Relaxed).is_ok() {
+            let rate = done as f64 * 1e3 / now as f64;
+            let left = self.total.saturating_sub(done) as f64 / rate;
+            eprint!(
+                "\r\x1b[2K{} of {}, {} a second, {} left",
+                bytes(done),
+                bytes(self.total),
+                bytes(rate as u64),
+                seconds(left)
+            );
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        eprint!("\r\x1b[2K");
+    }
 }

@@ -48,11 +48,6 @@ impl World {
         Self { engine: Box::new(engine.into()), calls: BTreeMap::new(), garbles: false }
     }
 
-    /// The engine behind it.
-    pub fn engine_mut(&mut self) -> &mut ServerKind {
-        &mut self.engine
-    }
-
     /// The next answer of a profile route is none that Dynamo gives, as of a proxy in front of it.
     pub const fn garbles_next_profile_answer(&mut self) {
         self.garbles = true;

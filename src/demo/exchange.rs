@@ -33,12 +33,6 @@ impl Request {
         Self { method: "POST".into(), body: body.as_bytes().to_vec(), ..Self::get(target) }
     }
 
-    /// The same request with a key.
-    pub fn with_key(mut self, key: &str) -> Self {
-        self.bearer = Some(key.to_owned());
-        self
-    }
-
     /// The value of one parameter of the query.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.query.split('&').filter_map(|p| p.split_once('=')).find(|(k, _)| *k == name).map(|(_, v)| v)

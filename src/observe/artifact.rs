@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use skewtrap_core::capture::facts::{Room, ServerKind};
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::verify::{Artifact, rank_of_name};
+use skewtrap_trace::hex;
 use skewtrap_trace::time::Time;
 
 /// A file of a window, whose content was not read.
@@ -122,10 +123,6 @@ impl<R: Read> Read for Digested<R> {
         self.read += n as u64;
         Ok(n)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// When a file was last written to.

@@ -175,7 +175,7 @@ struct CachedParts<K, T> {
 
 impl<K, T> std::fmt::Debug for CachedParts<K, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Editions").field("parts", &self.parts.len()).finish_non_exhaustive()
+        f.debug_struct("CachedParts").field("parts", &self.parts.len()).finish_non_exhaustive()
     }
 }
 

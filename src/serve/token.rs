@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::http::Secret;
 use crate::http::secret::SecretError;
+use skewtrap_trace::hex;
 
 const ADDRESS: &str = "api-address";
 
@@ -59,8 +60,9 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn random() -> io::Result<String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| io::Error::other("the machine gives no random bits"))?;
+    Ok(hex(&bytes))
 }
 
 #[cfg(test)]

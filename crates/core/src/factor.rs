@@ -7,7 +7,7 @@
 //! Readings ([`Observation`]) get a meaning (`intake`: who came, what a stretch of work did), go into bins of
 //! a second a rank (`bins`), and are tested (`share`, `speed`, `residence`, `work`, `pressure`, `stuck`) against bounds
 //! that follow from this site's own tails and a budget of false alarms (`tail`). What passes its bound is
-//! one [`Incident`] with an onset, harm and symptoms ([`Detector`]). docs/factors.md has the method and
+//! one [`Incident`] with an onset, impact and symptoms ([`Detector`]). docs/factors.md has the method and
 //! its sources. Times are seconds here, on a clock of the caller's; ranks are places in a group.
 
 mod batches;

@@ -22,6 +22,7 @@ mod stamped;
 
 use crate::client::OneClient;
 use skewtrap_core::printable::printable;
+use skewtrap_trace::hex;
 
 /// Parts of this size are read into memory, sent and counted against the bounded rate; what is smaller is
 /// sent whole. S3 takes no smaller parts than 5 MiB.
@@ -438,10 +439,6 @@ async fn pause(bytes: usize, rate: Option<u64>) {
 
 pub(crate) fn digest(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether the words are of a store that does not know who asks.

@@ -297,7 +297,8 @@ fn pauses_in(gaps: &[i64], usual: i64) -> Vec<usize> {
     (0..gaps.len()).filter(|&i| gaps[i] > usual.saturating_mul(3)).collect()
 }
 
-fn median(values: &[i64]) -> Option<i64> {
+/// The middle one; of an even number the upper of the two.
+pub fn median(values: &[i64]) -> Option<i64> {
     let mut sorted = values.to_vec();
     let middle = sorted.len() / 2;
     (!sorted.is_empty()).then(|| *sorted.select_nth_unstable(middle).1)

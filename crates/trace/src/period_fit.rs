@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::collective::MatchedCollectives;
+use crate::period::median;
 use crate::profile::RankProfile;
 use crate::stats::MIN_STEPS;
 use crate::step::{StepKind, StepSource};
@@ -29,7 +30,7 @@ pub(crate) fn misfit(profiles: &[&RankProfile]) -> Option<String> {
         for kind in StepKind::ALL {
             let rows: Vec<i64> =
                 p.steps.iter().filter(|s| s.kind == kind).map(|s| i64::from(s.rows)).collect();
-            let Some(typical) = middle(&rows) else { continue };
+            let Some(typical) = median(&rows) else { continue };
             fitting += rows.iter().filter(|&&n| 4 * n >= 3 * typical && 4 * n <= 5 * typical).count();
             if rows.len() >= MIN_STEPS {
                 let typical = u32::try_from(typical).unwrap_or(u32::MAX);
@@ -80,7 +81,7 @@ pub(crate) fn pieces(profiles: &[&RankProfile]) -> Option<String> {
         };
         let (whole, without) = (rows_where(true), rows_where(false));
         let share = without.len() as f64 / p.steps.len().max(1) as f64;
-        let are_pieces = middle(&without)? * 2 < middle(&whole)? && share > MOST_PIECES;
+        let are_pieces = median(&without)? * 2 < median(&whole)? && share > MOST_PIECES;
         are_pieces.then(|| {
             format!(
                 "the period that stands for {}'s steps cuts them to pieces: {:.0} % of them run no attention, and the \
@@ -90,12 +91,6 @@ pub(crate) fn pieces(profiles: &[&RankProfile]) -> Option<String> {
             )
         })
     })
-}
-
-fn middle(values: &[i64]) -> Option<i64> {
-    let mut sorted = values.to_vec();
-    let at = sorted.len() / 2;
-    (!sorted.is_empty()).then(|| *sorted.select_nth_unstable(at).1)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! A kernel belongs to the last step that began before it. Kernels before the first step count for
 //! the window and for no step.
 
+use crate::digest::fnv1a;
 use crate::kernel::{Family, family_of, short_name};
 use crate::period::{self, Period};
 use crate::rank::RankId;
@@ -375,7 +376,7 @@ impl RowTotals {
     fn kernels(&self, names: Vec<String>, blocks: &[u64]) -> Vec<KernelCost> {
         let cost = |(i, name): (usize, String)| KernelCost {
             short: short_name(&name),
-            digest: digest_of(&name),
+            digest: fnv1a(name.bytes()),
             name,
             family: self.families[i],
             blocks: blocks[i] as f64 / self.launches[i].max(1) as f64,
@@ -391,11 +392,6 @@ fn complete_steps<'a>(marks: &'a [StepMark], rows: &[Row]) -> &'a [StepMark] {
     let last = rows.last().map_or(i64::MIN, |r| r.start);
     let begun = marks.iter().take_while(|m| m.start <= last).count();
     &marks[..if begun > 1 { begun - 1 } else { begun }]
-}
-
-/// FNV-1a (Fowler, Noll and Vo) of 64 bits: summaries carry it, so it is the same in every version.
-fn digest_of(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// First start and last end.

@@ -17,6 +17,7 @@ use crate::http::client::cause_of;
 use crate::http::{Secret, body};
 use skewtrap_core::message::{Message, alerts, slack, terminal};
 use skewtrap_core::printable::printable;
+use skewtrap_trace::hex;
 
 /// Bytes of a receiver's answer that are repeated in a message.
 const ANSWER_CHARS: usize = 200;
@@ -87,8 +88,7 @@ pub fn signature_of(key: &Secret, body: &[u8]) -> String {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).expect("HMAC takes a key of any length");
     mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    format!("sha256={hex}")
+    format!("sha256={}", hex(&mac.finalize().into_bytes()))
 }
 
 fn authorised(request: RequestBuilder, bearer: Option<&Secret>) -> RequestBuilder {

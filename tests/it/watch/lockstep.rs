@@ -40,9 +40,8 @@ fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{key} in {row}"))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: &[f64]) -> f64 {
+    skewtrap_trace::median(values).expect("there are samples")
 }
 
 impl Pages {
@@ -84,7 +83,7 @@ impl Pages {
                 }
             }
         }
-        ranks.into_values().map(median).sum()
+        ranks.into_values().map(|values| median(&values)).sum()
     }
 
     /// How busy each GPU was in a phase, percent, and at how many watts: medians of what `nvidia-smi` said.
@@ -101,7 +100,7 @@ impl Pages {
                 watts.push(of(5));
             }
         }
-        gpus.into_values().map(|(busy, watts)| (median(busy), median(watts))).collect()
+        gpus.into_values().map(|(busy, watts)| (median(&busy), median(&watts))).collect()
     }
 
     /// Every change of the rules that compare ranks, as `replay` prints them.

@@ -17,6 +17,7 @@ use crate::capture::line::{ForeignWindows, OwnLines, ProfileLine};
 use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
+use skewtrap_trace::fnv1a;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -206,13 +207,11 @@ impl ServerFacts {
     }
 
     /// What release serves which model on what, as a number that is the same in every release of the
-    /// agent (FNV-1a): what a window cost holds for the same only.
+    /// agent: what a window cost holds for the same only.
     pub fn fingerprint(&self) -> u64 {
         let text =
             format!("{} {:?} {:?} {} {}", self.engine, self.version, self.sizes, self.device, self.model);
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        fnv1a(text.bytes())
     }
 
     /// The soonest of the timers that a silent rank trips, and its name.

@@ -41,6 +41,7 @@ pub fn lease_folder(pool: &str) -> String {
 }
 
 /// The object of that number.
+#[cfg(test)]
 pub fn lease_object(pool: &str, number: u64) -> String {
     format!("{}/{number:012}.json", lease_folder(pool))
 }

@@ -6,6 +6,7 @@ pub use crate::amount::{bytes, figure, seconds};
 use crate::factor::Factor;
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::{Incident, VerdictNote};
+use skewtrap_trace::median;
 pub use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Kind, Place};
@@ -33,7 +34,7 @@ pub fn deviation(finding: &Finding) -> String {
     let (Some(own), false) = (own, peers.is_empty()) else {
         return format!("{rank} is apart from its peers in {things}");
     };
-    let usual = median(peers.clone());
+    let usual = median(&peers).unwrap_or(own);
     let is_high = match finding.side {
         Side::High => true,
         Side::Low => false,
@@ -108,12 +109,6 @@ fn in_words(signal: &str) -> (String, bool) {
         Some(which) => (format!("{} requests", which.replace("queue", "queued").replace('_', " ")), true),
         None => (signal.replace('_', " "), signal.ends_with("_tokens")),
     }
-}
-
-/// The middle one of some values.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// A factor that departed, as a headline.

@@ -14,6 +14,7 @@ use crate::signal::exposition::{self, LabelSet};
 use crate::signal::number;
 use crate::signal::observation::SourceId;
 use crate::signal::sample::{Sample, Signal, TargetId};
+use skewtrap_trace::fnv1a;
 use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
 
@@ -358,10 +359,10 @@ fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {
     }
 }
 
-/// The same for the same labels (FNV-1a).
+/// The same for the same labels.
 fn digest_of(labels: LabelSet<'_>) -> u64 {
     let bytes = labels.raw_iter().flat_map(|(name, value)| name.iter().chain(b"=").chain(value).chain(b","));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(bytes.copied())
 }
 
 fn is_complete(stat: MetricStat, seen: &PageValue) -> bool {

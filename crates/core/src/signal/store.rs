@@ -284,6 +284,7 @@ impl SignalStore {
     }
 
     /// How many series there are.
+    #[cfg(test)]
     pub fn series_count(&self) -> usize {
         self.series.len()
     }

@@ -15,6 +15,7 @@ use crate::incident::{BY_HAND, CaptureOutcome, Death, EndReason, Incident, Incid
 use crate::rule::Change;
 use crate::rule::{RESUMES_WITHIN, Rule, Severity};
 use crate::signal::sample::{Signal, Source};
+use skewtrap_trace::fnv1a;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -491,11 +492,8 @@ pub(super) fn key_of(change: &Change) -> Key {
 /// `taken`.
 fn id_of(rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time, taken: u32) -> IncidentId {
     let stamp = jiff::Timestamp::from_nanosecond(i128::from(at.nanos())).unwrap_or_default();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let again = if taken == 0 { String::new() } else { format!(" {taken}") };
-    for byte in format!("{target:?}{group}{}{again}", at.nanos()).bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
+    let hash = fnv1a(format!("{target:?}{group}{}{again}", at.nanos()).bytes());
     let rule: String = rule.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     format!("{}-{rule}-{:04x}", stamp.strftime("%Y%m%dT%H%M%SZ"), hash & 0xffff).into()
 }
