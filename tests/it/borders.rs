@@ -254,10 +254,11 @@ const LONG_FUNCTIONS: &[&str] = &[
     "crates/core/src/rule/group.rs judge",
     "crates/trace/src/read/event.rs event_at",
     "src/agent/begin.rs begin",
+    "src/agent/capture.rs run_now",
     "src/agent/capture/command.rs capture",
+    "src/agent/capture/nsys/left.rs close",
     "src/agent/capture/recover.rs find",
     "src/agent/pool/keeper.rs take",
-    "src/cli/doctor.rs window",
 ];
 
 /// Files that were longer.
