@@ -61,6 +61,7 @@ impl Agent {
     }
 
     /// One for which the disk of `folder` hangs; `None`, said loudly, where this user may not mount one.
+    #[cfg(feature = "fleet")]
     pub fn beside_hung_disk(dir: &Path, folder: &Path, arguments: &[&str]) -> Option<Self> {
         // A file system in user space that nobody serves, in a mount namespace of its own: it is gone with the agent.
         let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung \"$0\" && exec \"$@\"";
