@@ -3,13 +3,13 @@
 
 pub mod bundle;
 pub mod command;
-pub mod lease;
 pub mod log_queue;
 pub mod merge;
 pub mod notify;
 pub mod nsys;
 pub mod profile;
 pub mod retention;
+pub mod server_lock;
 pub mod state;
 pub mod systemd;
 
@@ -68,7 +68,7 @@ pub fn request_of_a_test() -> skewtrap_core::capture::plan::StartRequest {
         body: None,
         marks: line::Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
         folder: None,
-        form: plan::Form::Plain,
+        form: plan::StartMode::Plain,
         ranks: preflight::Ranks { busy: vec![skewtrap_trace::rank::Rank::dp(0)], idle: Vec::new() },
         deadline: std::time::Duration::ZERO,
         hold: None,

@@ -67,14 +67,14 @@ use crate::serve::metrics::Metrics;
 use crate::serve::published::Publisher;
 use crate::serve::{Command, HandledAlerts};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::capture::captured::Means;
+use skewtrap_core::capture::captured::CaptureKind;
 use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::keep::BundleSpace;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::observation::{Observation, Problem};
 use skewtrap_core::signal::sample::{Source, TargetId};
-use skewtrap_core::status::{Course, ReloadProblem};
+use skewtrap_core::status::{ChartHistory, ReloadProblem};
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
@@ -167,7 +167,7 @@ pub enum AgentEvent {
 struct Running {
     signals: mpsc::Sender<WindowSignal>,
     target: TargetId,
-    means: Means,
+    means: CaptureKind,
     meter: Meter,
     /// Up to when its meter knows of the ranks' samples.
     metered_to: Time,
@@ -225,7 +225,7 @@ pub struct Agent {
     windows: CancellationToken,
     tx: mpsc::Sender<AgentEvent>,
     publisher: Publisher,
-    course: Course,
+    chart_history: ChartHistory,
     started: Time,
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
@@ -264,7 +264,7 @@ pub struct Reload {
     /// The signals.
     pub catalog: Arc<catalog::Catalog>,
     /// The user's own signals.
-    pub own: skewtrap_core::signal::intake::OwnSignals,
+    pub own: skewtrap_core::signal::intake::UserSignals,
     /// The receivers; what is new of them needs a restart.
     pub receivers: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
@@ -307,8 +307,8 @@ pub struct Run {
 /// the watching goes on without windows.
 pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let StartedAgent { mut agent, mut inputs, archivist, mut effects } = begin::begin(plan, run).await?;
-    let ended = agent.go_on(&mut inputs, &mut effects).await;
-    agent.save_what_goes_on();
+    let ended = agent.run_loop(&mut inputs, &mut effects).await;
+    agent.save_ongoing();
     let limit = tokio::time::Instant::now() + END;
     agent.stop(&mut inputs).await;
     // That of the disk, where it answered after the start.
@@ -349,7 +349,7 @@ impl Agent {
     ///
     /// # Errors
     /// The state answered at last, and is another agent's.
-    async fn go_on(&mut self, inputs: &mut Inputs, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
+    async fn run_loop(&mut self, inputs: &mut Inputs, effects: &mut Vec<Effect>) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(self.clock.real(TICK));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pulse = tokio::time::interval(Duration::from_secs(1));
@@ -378,7 +378,7 @@ impl Agent {
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => self.tick(effects),
                 _ = pulse.tick() => {
                     self.metrics.queue("inbox", inputs.inbox.len() + inputs.sees.len());
-                    self.beat();
+                    self.every_second();
                 }
                 wanted = self.publisher.wanted() => {
                     self.effort.clone().count(Stage::Publish, || self.publish(wanted));
@@ -410,7 +410,7 @@ impl Agent {
 
     /// A server that does not answer a poll of its loads may be another instance when it answers again, long
     /// before the next probe: a window must not be sized by what the one before said.
-    fn lose_unanswering(&mut self, seen: &Observation, effects: &mut Vec<Effect>) {
+    fn mark_unanswering_lost(&mut self, seen: &Observation, effects: &mut Vec<Effect>) {
         let &Observation::State {
             target, kind: Source::Loads, problem: Some(Problem::NoAnswer { .. }), ..
         } = seen
@@ -426,7 +426,7 @@ impl Agent {
 
     /// A source saw something, which is evaluated together. Its bytes count until it is taken in.
     fn observed(&mut self, mut seen: ObservationBatch, effects: &mut Vec<Effect>) {
-        seen.observations.iter().for_each(|seen| self.lose_unanswering(seen, effects));
+        seen.observations.iter().for_each(|seen| self.mark_unanswering_lost(seen, effects));
         let now = self.clock.now();
         seen.observations.iter_mut().for_each(|seen| seen.came_by(now));
         self.effort.count(Stage::Parse, || {

@@ -31,7 +31,7 @@ pub struct Receiver {
     /// Unique; rules name it.
     pub name: Arc<str>,
     /// How it is reached.
-    pub means: Means,
+    pub means: Transport,
     /// Which messages it takes.
     pub route: Route,
     /// How long one attempt may take.
@@ -43,13 +43,13 @@ impl Receiver {
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A receiver of every message.
-    pub fn new(name: &str, means: Means) -> Self {
+    pub fn new(name: &str, means: Transport) -> Self {
         Self { name: name.into(), means, route: Route::default(), timeout: Self::TIMEOUT }
     }
 }
 
 /// How a receiver is reached, with its addresses and keys in hand.
-pub type Means = crate::config::receiver::Means<Secret, Secret>;
+pub type Transport = crate::config::receiver::Transport<Secret, Secret>;
 
 /// One message for one receiver: a row of the outbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

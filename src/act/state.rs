@@ -30,7 +30,7 @@ use skewtrap_trace::time::Time;
 
 pub use error::StateError;
 pub use outbox::OutboxRow;
-pub use window::{OpenMethod, OpenWindow};
+pub use window::{OpenMethod, WindowRow};
 use writer::Writer;
 
 /// Attempts older than this are deleted: no limit looks back further.
@@ -125,7 +125,7 @@ impl State {
     pub fn begin(
         &self,
         attempt: &Attempt,
-        window: &OpenWindow,
+        window: &WindowRow,
         record: Option<&Record>,
     ) -> Result<(), StateError> {
         self.is_there()?;
@@ -175,7 +175,7 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn update(&self, window: &OpenWindow) -> Result<(), StateError> {
+    pub fn update(&self, window: &WindowRow) -> Result<(), StateError> {
         let by_ns = self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&window.attempt).copied();
         let body = by_ns.map_or_else(|| json(window), |by_ns| json(&window.moved(by_ns)));
         self.with_reserve(|| {
@@ -287,7 +287,7 @@ impl State {
             |transaction| {
                 for body in bodies_in(transaction, WINDOWS)? {
                     // As with attempts.
-                    let Ok(window) = serde_json::from_str::<OpenWindow>(&body) else { continue };
+                    let Ok(window) = serde_json::from_str::<WindowRow>(&body) else { continue };
                     if jump.moves(window.sent_at) {
                         let values = params![window.attempt, json(&window.moved(jump.by_ns))];
                         transaction.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", values)?;
@@ -333,7 +333,7 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn open_windows(&self) -> Result<Vec<OpenWindow>, StateError> {
+    pub fn open_windows(&self) -> Result<Vec<WindowRow>, StateError> {
         self.bodies("windows", WINDOWS)
     }
 
@@ -346,8 +346,8 @@ impl State {
     pub fn release(&self, before: Time, target: Option<&str>) -> Result<(), StateError> {
         let kept = self.open_windows()?.into_iter().filter(|window| window.unproven.is_some());
         // Written late, it must not release what was opened on the server since.
-        let is_meant = |w: &OpenWindow| target.is_none_or(|target| w.target == target && w.sent_at <= before);
-        let kept: Vec<OpenWindow> = kept.filter(is_meant).collect();
+        let is_meant = |w: &WindowRow| target.is_none_or(|target| w.target == target && w.sent_at <= before);
+        let kept: Vec<WindowRow> = kept.filter(is_meant).collect();
         if kept.is_empty() {
             return Ok(());
         }
@@ -506,7 +506,7 @@ fn keep_or_delete(
     let body: Option<String> = transaction
         .query_row("SELECT body FROM windows WHERE attempt = ?1", [attempt], |row| row.get(0))
         .optional()?;
-    let window = body.and_then(|body| serde_json::from_slice::<OpenWindow>(body.as_bytes()).ok());
+    let window = body.and_then(|body| serde_json::from_slice::<WindowRow>(body.as_bytes()).ok());
     let Some(mut window) = window else { return Ok(0) };
     window.unproven = Some(why.to_owned());
     transaction.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![attempt, json(&window)])

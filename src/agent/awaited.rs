@@ -111,12 +111,12 @@ pub(super) fn tell(opening: &Opening) {
 
 /// A core that goes on with what an agent before it kept.
 pub(super) fn watch_of(setup: Setup, kept: Kept, now: Time) -> Watch {
-    let Kept { ledger, silences, baselines, incidents } = kept;
+    let Kept { ledger, silences, learned_servers, incidents } = kept;
     let mut watch = Watch::new(Setup { ledger, ..setup }, now);
     for silence in silences {
         watch.handle(Event::Silenced(silence), now, &mut Vec::new());
     }
-    watch.remember(baselines, now);
+    watch.remember(learned_servers, now);
     watch.take_up(incidents, now);
     watch
 }
@@ -144,7 +144,7 @@ impl Agent {
         self.watch = watch_of(setup, kept, now);
         self.store =
             CaptureStore { state: state.clone(), bundles: bundles.clone(), clock: self.clock, pool: None };
-        self.notifier.go_on_with(state.clone(), outbox, now);
+        self.notifier.switch_state(state.clone(), outbox, now);
         self.count_dropped();
         self.store.pool = awaited.begin(&bundles, &state, token);
         self.handled.add_earlier(alerts);
@@ -159,7 +159,7 @@ impl Agent {
         // What was known of the servers is gone with the core that knew it.
         self.probes.iter().for_each(|probe| probe.notify_one());
         self.metrics.disk.tell(self.disk_trouble());
-        self.save_what_goes_on();
+        self.save_ongoing();
         self.make_room();
     }
 
@@ -173,9 +173,10 @@ impl Agent {
     /// Adds what was learned without the disk to what it holds, which counts where both know something.
     fn add_learned(&self, kept: &mut Kept, now: Time) {
         kept.silences.extend(self.watch.silences().iter().cloned());
-        let known: BTreeSet<_> = kept.baselines.iter().map(|baseline| baseline.target.clone()).collect();
-        let learned = self.watch.baselines(now).into_iter();
-        kept.baselines.extend(learned.filter(|baseline| !known.contains(&baseline.target)));
+        let known: BTreeSet<_> =
+            kept.learned_servers.iter().map(|baseline| baseline.target.clone()).collect();
+        let learned = self.watch.learned_servers(now).into_iter();
+        kept.learned_servers.extend(learned.filter(|baseline| !known.contains(&baseline.target)));
         kept.incidents.extend(self.watch.kept_incidents());
     }
 

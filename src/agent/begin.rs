@@ -26,7 +26,7 @@ use crate::serve::published::{Vitals, publisher};
 use crate::serve::{ApiContext, HandledAlerts};
 use skewtrap_core::capture::keep::Keep;
 use skewtrap_core::message::Origin;
-use skewtrap_core::status::Course;
+use skewtrap_core::status::ChartHistory;
 use skewtrap_core::watch::Effect;
 
 /// An agent that has begun.
@@ -88,7 +88,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         let page = |at: SocketAddr| {
             plan.external_url.clone().unwrap_or_else(|| plan::page(&at.to_string(), &plan::host()))
         };
-        notifier.lead_to(served.map(page));
+        notifier.set_page(served.map(page));
     }
     let no_server = Server::new(client, "", None, None);
     let known = startup::known(&plan, &no_server);
@@ -130,7 +130,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         windows: CancellationToken::new(),
         tx,
         publisher,
-        course: Course::default(),
+        chart_history: ChartHistory::default(),
         started: now,
         on_effect,
         metrics,

@@ -27,12 +27,12 @@ use crate::agent::window::{self, Links, Outcome, TargetHandle};
 use crate::clock::Clock;
 use crate::observe::artifact::inspect;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
-use skewtrap_core::capture::captured::{Captured, CapturedFile, Means, Quality};
+use skewtrap_core::capture::captured::{CaptureKind, Captured, CapturedFile, Quality};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::{AttemptEnd, Harm};
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::capture::size::PastWindow;
-use skewtrap_core::capture::verify::{Artifact, Verdict};
+use skewtrap_core::capture::verify::{Artifact, FileVerification};
 use skewtrap_core::capture::window::Failure;
 use skewtrap_core::incident::{CaptureOutcome, Exchange, Record, StoredCapture};
 use skewtrap_core::message::counted;
@@ -61,7 +61,7 @@ pub struct CaptureStore {
 #[derive(Debug, Default)]
 pub struct CaptureResult {
     /// By what it captured.
-    pub means: Means,
+    pub means: CaptureKind,
     /// A sentence; `None` when it went as planned.
     pub failure: Option<String>,
     /// Why something may still run; `None` when nothing does.
@@ -73,7 +73,7 @@ pub struct CaptureResult {
     /// The files, read to their ends.
     pub artifacts: Vec<Artifact>,
     /// What they amount to.
-    pub verdict: Verdict,
+    pub verdict: FileVerification,
     /// Where the files are when the agent cannot see them: the server's view.
     pub remote: Option<String>,
     /// When it began.
@@ -118,7 +118,7 @@ impl CaptureResult {
     }
 
     /// Of an attempt that is in the state and of which nothing was sent.
-    fn never_sent(means: Means, why: impl ToString, at: Time) -> Self {
+    fn never_sent(means: CaptureKind, why: impl ToString, at: Time) -> Self {
         Self { means, failure: Some(why.to_string()), sent_at: at, ..Self::default() }
     }
 }
@@ -182,7 +182,7 @@ async fn capture(
                 window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links)
                     .await?;
             let mut result = opened.map_or_else(
-                |unsent| CaptureResult::never_sent(Means::Http, unsent, at),
+                |unsent| CaptureResult::never_sent(CaptureKind::Http, unsent, at),
                 |outcome| result_of(outcome, request),
             );
             result.notes.extend(lease.and_then(|lease| lease.note()));
@@ -219,7 +219,7 @@ fn result_of(outcome: Outcome, request: &StartRequest) -> CaptureResult {
         notes.push("nsys writes the report of this window, where its own -o says".into());
     }
     CaptureResult {
-        means: if writes_files { Means::Http } else { Means::CudaProfilerApi },
+        means: if writes_files { CaptureKind::Http } else { CaptureKind::CudaProfilerApi },
         has_died: matches!(outcome.ending.failure, Some(Failure::ServerGone { .. })),
         left_open: outcome.ending.failure == Some(Failure::Cancelled),
         failure: outcome.ending.failure.map(|f| f.to_string()),

@@ -70,7 +70,7 @@ impl Agent {
                 ),
             };
         };
-        self.save_what_goes_on_at(&incident.target, true);
+        self.save_ongoing_of(&incident.target, true);
         let bound = match (format!("{before:.1}"), format!("{after:.1}")) {
             (before, after) if before == after => format!("stays at {after}"),
             (from, to) => {
@@ -114,7 +114,7 @@ impl Agent {
             return done("no server has windows suspended".into()).into();
         }
         let name = target.clone();
-        let kept = self.store.state.kept(move |state| state.resume(name.as_deref()));
+        let kept = self.store.state.write_and_report(move |state| state.resume(name.as_deref()));
         self.watch.handle(Event::Resumed(target), self.clock.now(), effects);
         let said =
             format!("windows may open again on {}", resumed.into_iter().collect::<Vec<_>>().join(", "));
@@ -138,7 +138,7 @@ impl Agent {
         let message =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
         let silences = self.watch.silences().to_vec();
-        let kept = self.store.state.kept(move |state| state.save_silences(&silences));
+        let kept = self.store.state.write_and_report(move |state| state.save_silences(&silences));
         let message = match until > now && !self.store.state.outlives_restart() {
             true => format!(
                 "{message}; a restart of the agent forgets that, for its state folder cannot be written, as its \

@@ -117,11 +117,11 @@ impl Meter {
         });
     }
 
-    /// What it cost so far, when the window was open and written as `distrust` says.
-    pub fn stalled(&self, distrust: SettlingTime) -> Duration {
-        let settled = distrust.until.map(|until| until - SettlingTime::SETTLE);
+    /// What it cost so far, when the window was open and written as `settling` says.
+    pub fn stalled(&self, settling: SettlingTime) -> Duration {
+        let settled = settling.until.map(|until| until - SettlingTime::SETTLE);
         self.with(|meter| {
-            if let (Some(closing), Some(exported)) = (distrust.closing, settled) {
+            if let (Some(closing), Some(exported)) = (settling.closing, settled) {
                 meter.exported(closing, exported);
             }
             // A wall clock that was set meanwhile must not count as a stall.
@@ -321,8 +321,8 @@ mod tests {
             speak(&mut store, s);
             meter.record_samples(store.load_reports(target, begun));
         }
-        let distrust =
+        let settling =
             SettlingTime { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
-        assert_eq!(meter.stalled(distrust), Duration::from_millis(6_500));
+        assert_eq!(meter.stalled(settling), Duration::from_millis(6_500));
     }
 }

@@ -59,7 +59,7 @@ impl Agent {
                     warn!(target = self.target_name(target), "the server was started anew: {why}");
                     self.signal_all(target, &WindowSignal::Gone(why));
                     let (name, now) = (self.target_name(target).to_owned(), self.clock.now());
-                    self.store.state.until_written(move |state| state.release(now, Some(&name)));
+                    self.store.state.write_until_done(move |state| state.release(now, Some(&name)));
                 }
                 Effect::Notify { incident, update, only_edits, receivers } => {
                     self.notify(*incident, update, only_edits, &receivers);
@@ -117,7 +117,7 @@ impl Agent {
     fn notify(&mut self, incident: Incident, update: Update, only_edits: bool, receivers: &[Arc<str>]) {
         // Before the message: an agent after this one must not tell it again, and must know when it is over.
         let begins_or_ends = matches!(update, Update::Fired | Update::Resolved | Update::Returned);
-        self.save_what_goes_on_at(&incident.target, begins_or_ends && incident.trouble.is_some());
+        self.save_ongoing_of(&incident.target, begins_or_ends && incident.trouble.is_some());
         match only_edits {
             true => self.notifier.edit(&incident, update, receivers, self.clock),
             false => self.notifier.send(&incident, update, receivers, self.clock),

@@ -177,7 +177,7 @@ pub async fn take_one(
         let from = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, from, sender))
     });
-    let status = Status { phase: WindowPhase::Starting, distrust: SettlingTime::opened(store.clock.now()) };
+    let status = Status { phase: WindowPhase::Starting, settling: SettlingTime::opened(store.clock.now()) };
     let meter = Meter::new(store.clock, usual_health, UsualIntervals::new());
     let links = Links { signals, status: watch::Sender::new(status), meter, cancel, lease: None };
     let mut record = Record::new(store.state.agent().clone(), incident_of(store, plan));

@@ -124,7 +124,7 @@ impl Node {
     /// # Errors
     /// The store cannot be asked for windows.
     async fn round(&mut self) -> anyhow::Result<()> {
-        self.say_so().await?;
+        self.announce_presence().await?;
         let mut went = self.look_for_windows().await?;
         for (mark, collection) in &mut self.open {
             let scratch = self.plan.scratch.join(mark);
@@ -142,7 +142,7 @@ impl Node {
         Ok(())
     }
 
-    async fn say_so(&mut self) -> anyhow::Result<()> {
+    async fn announce_presence(&mut self) -> anyhow::Result<()> {
         if self.said_at.is_some_and(|at| at.elapsed() < NODE_EVERY) {
             return Ok(());
         }

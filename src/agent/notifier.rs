@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use self::outgoing::Outgoing;
 use super::plan::Plan;
 use super::receivers::UnusableReceiver;
-use super::supervise::{Place, Supervisor};
+use super::supervise::{Supervisor, TaskPlacement};
 use crate::act::notify::retry::is_too_old;
 use crate::act::notify::worker::workers;
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
@@ -60,7 +60,7 @@ impl Notifier {
         let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
         for worker in all {
             let cancel = supervisor.cancel();
-            supervisor.keep("delivery worker", Place::Background, move || {
+            supervisor.keep("delivery worker", TaskPlacement::Background, move || {
                 let (worker, cancel) = (worker.clone(), cancel.clone());
                 async move {
                     tokio::select! {
@@ -78,12 +78,12 @@ impl Notifier {
     }
 
     /// From now on messages lead to this page, or say why to none.
-    pub fn lead_to(&mut self, page: Result<String, String>) {
-        self.planner.lead_to(page);
+    pub fn set_page(&mut self, page: Result<String, String>) {
+        self.planner.set_page(page);
     }
 
     /// Goes on with another state, whose outbox holds these rows; what waits in the one before moves there.
-    pub fn go_on_with(&mut self, state: State, outbox: Vec<OutboxRow>, now: Time) {
+    pub fn switch_state(&mut self, state: State, outbox: Vec<OutboxRow>, now: Time) {
         let before = std::mem::replace(&mut self.state, state);
         let waiting = before.undelivered().unwrap_or_default();
         self.state.later(move |state| state.add_to_outbox(&waiting));
@@ -92,7 +92,7 @@ impl Notifier {
 
     /// Takes in what an agent before this one did not deliver.
     fn take_in(&mut self, outbox: Vec<OutboxRow>, now: Time) {
-        let rows = self.drop_what_nobody_takes(outbox);
+        let rows = self.drop_unroutable(outbox);
         let rows = self.drop_unreadable(rows, now);
         for row in rows {
             self.count_pending(&row.receiver);
@@ -102,7 +102,7 @@ impl Notifier {
 
     /// Takes the messages out of the outbox whose receivers are in the configuration no more; gives the others.
     /// Those of a receiver that only lacks its secret wait for it.
-    fn drop_what_nobody_takes(&mut self, rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
+    fn drop_unroutable(&mut self, rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
         let is_known = |row: &OutboxRow| self.statuses.contains_key(&row.receiver);
         let (known, gone): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_known);
         let mut counts: BTreeMap<Arc<str>, u64> = BTreeMap::new();
@@ -344,7 +344,7 @@ fn statuses_of(receivers: &[Receiver], unusable: &[UnusableReceiver]) -> BTreeMa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::act::notify::Means;
+    use crate::act::notify::Transport;
     use crate::agent::plan::Flags;
     use crate::config::file::load;
     use crate::http::{Secret, client};
@@ -450,7 +450,7 @@ mod tests {
     fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
         let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
         let unusable = [UnusableReceiver { name: "team".into(), means: "slack", source }];
-        let statuses = statuses_of(&[Receiver::new("out", Means::Stdout { json: false })], &unusable);
+        let statuses = statuses_of(&[Receiver::new("out", Transport::Stdout { json: false })], &unusable);
         assert_eq!(statuses["out"].problem, None);
         let team = &statuses["team"];
         assert_eq!(&*team.means, "slack");

@@ -15,7 +15,7 @@ use super::receivers::{self, UnusableReceiver, secret_of};
 use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
-use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
+use crate::config::signal::{OwnSource, UserSignalConfig, user_signals_of};
 use crate::config::store::StoreConfig;
 use crate::config::target::{EngineText, Target};
 use crate::http::{Secret, Server, client};
@@ -27,9 +27,9 @@ use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::observation::SourceId;
-use skewtrap_core::signal::own_metric::FurtherPage;
 use skewtrap_core::signal::sample::{Source, TargetId};
 use skewtrap_core::signal::source::WatchedSource;
+use skewtrap_core::signal::user_metric::ExtraPage;
 use skewtrap_core::watch::{Mode, Setup, WatchedTarget};
 
 /// Sources of this id and above are the servers' processes, one for each server.
@@ -198,7 +198,7 @@ fn setup_of(
     output_dir: Option<String>,
     watch_only: bool,
     sources: Vec<WatchedSource>,
-    pages: Vec<FurtherPage>,
+    pages: Vec<ExtraPage>,
 ) -> Result<Setup> {
     let budget = config.budget.clone();
     let zone = match &config.zone {
@@ -208,7 +208,7 @@ fn setup_of(
     Ok(Setup {
         rules: rules_of(config),
         catalog: config.catalog.clone(),
-        own: own_signals_of(&config.signals, &config.catalog, &config.targets),
+        own: user_signals_of(&config.signals, &config.catalog, &config.targets),
         pages,
         sources,
         targets: config.targets.iter().map(watched).collect(),
@@ -397,7 +397,7 @@ fn add_pages(
     sources: &mut Vec<SourcePlan>,
     named: &mut Vec<WatchedSource>,
     clients: &mut Clients,
-) -> Result<Vec<FurtherPage>> {
+) -> Result<Vec<ExtraPage>> {
     let phase = phase_of(&target.name);
     let mut pages = Vec::new();
     for page in &target.pages {
@@ -414,7 +414,7 @@ fn add_pages(
             every,
             phase,
         }));
-        pages.push(FurtherPage { source, ranks: page.ranks.clone(), server: address });
+        pages.push(ExtraPage { source, ranks: page.ranks.clone(), server: address });
     }
     Ok(pages)
 }
@@ -428,7 +428,7 @@ fn host_of_target(target: &Target, plan: &TargetPlan) -> Option<SourcePlan> {
 }
 
 /// The server whose ranks a query reports: the only one there is, or the one that it names.
-fn target_of(config: &Config, own: &OwnSignal) -> Option<TargetId> {
+fn target_of(config: &Config, own: &UserSignalConfig) -> Option<TargetId> {
     let index = match &config.targets[..] {
         [] | [_] => 0,
         several => several.iter().position(|t| Some(&t.name) == own.target.as_ref())?,

@@ -73,7 +73,7 @@ pub struct Pool {
 /// The lease, held for one window.
 #[derive(Clone, Debug)]
 pub struct HeldLease {
-    turn: Arc<GrantedLease>,
+    granted: Arc<GrantedLease>,
     /// The steady clock by which it was taken.
     steady: Clock,
     /// When it was asked for, by the time since the machine was started: the steady clock leaves out that in which it was
@@ -98,8 +98,8 @@ impl HeldLease {
     /// It was taken too long ago.
     pub fn check(&self) -> Result<(), LeaseOver> {
         let by_boot = boot_time().saturating_sub(self.boot);
-        let by_steady = self.steady.now().since(self.turn.asked_at);
-        match self.turn.is_valid(self.steady.now()) && by_boot < START_WITHIN {
+        let by_steady = self.steady.now().since(self.granted.asked_at);
+        match self.granted.is_valid(self.steady.now()) && by_boot < START_WITHIN {
             true => Ok(()),
             false => Err(LeaseOver(by_steady.max(by_boot))),
         }
@@ -114,7 +114,7 @@ impl HeldLease {
 
     /// The note of a window that may have been open beside another of the pool.
     pub fn note(&self) -> Option<String> {
-        let fence = self.turn.fence;
+        let fence = self.granted.fence;
         self.was_late.load(Ordering::Relaxed).then(|| {
             format!(
                 "the agent was held up between its last look at the lease of the pool (number {fence}) and the start, so another window of the pool may have been open at the same time; it was closed at once"
@@ -197,7 +197,7 @@ impl Pool {
 
     /// The window has ended; whoever waits in the pool need not wait longer.
     pub async fn give_back(&self, held: &HeldLease, end: WindowEnd) {
-        let intent = Box::new(held.turn.intent.clone());
+        let intent = Box::new(held.granted.intent.clone());
         // The keeper is gone only when the agent ends: the next one tells what its state knows.
         let _ = self.asks.send(Ask::GiveBack { intent, end }).await;
     }
@@ -273,8 +273,8 @@ mod tests {
         stand_in::set(Some(machine.clone()));
         let steady = Clock::start().steady();
         let asked_at = steady.now();
-        let turn = GrantedLease { fence: 1, intent: Intent::default(), asked_at, after_unproven: None };
-        let held = HeldLease { turn: turn.into(), steady, boot: boot_time(), was_late: Arc::default() };
+        let granted = GrantedLease { fence: 1, intent: Intent::default(), asked_at, after_unproven: None };
+        let held = HeldLease { granted: granted.into(), steady, boot: boot_time(), was_late: Arc::default() };
         *machine.set_by_s.lock().expect("whole") += 3600.0;
         assert_eq!(held.check(), Ok(()));
         // Set back, it hides nothing.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::act::notify::{Means, Receiver, Route};
+use crate::act::notify::{Receiver, Route, Transport};
 use crate::config::receiver as configured;
 use crate::config::secret::{Address, SecretRef};
 use crate::http::Secret;
@@ -25,7 +25,7 @@ pub struct UnusableReceiver {
 /// none; and those that lack their secret.
 pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<UnusableReceiver>) {
     if receivers.is_empty() {
-        return (vec![Receiver::new("stdout", Means::Stdout { json: false })], Vec::new());
+        return (vec![Receiver::new("stdout", Transport::Stdout { json: false })], Vec::new());
     }
     ready(receivers)
 }
@@ -98,20 +98,20 @@ fn receiver_of(receiver: &configured::Receiver) -> Result<Receiver, SecretError>
     })
 }
 
-fn means_of(means: &configured::Means) -> Result<Means, SecretError> {
+fn means_of(means: &configured::Transport) -> Result<Transport, SecretError> {
     let optional = |place: &Option<SecretRef>| place.as_ref().map(secret_of).transpose();
     Ok(match means {
-        configured::Means::Webhook { url, signing_key, bearer } => Means::Webhook {
+        configured::Transport::Webhook { url, signing_key, bearer } => Transport::Webhook {
             url: address_of(url)?,
             signing_key: optional(signing_key)?,
             bearer: optional(bearer)?,
         },
-        configured::Means::Slack { url } => Means::Slack { url: secret_of(url)? },
-        configured::Means::Alertmanager { url, bearer } => {
-            Means::Alertmanager { url: address_of(url)?, bearer: optional(bearer)? }
+        configured::Transport::Slack { url } => Transport::Slack { url: secret_of(url)? },
+        configured::Transport::Alertmanager { url, bearer } => {
+            Transport::Alertmanager { url: address_of(url)?, bearer: optional(bearer)? }
         }
-        configured::Means::Command { argv } => Means::Command { argv: argv.clone() },
-        configured::Means::Stdout { json } => Means::Stdout { json: *json },
+        configured::Transport::Command { argv } => Transport::Command { argv: argv.clone() },
+        configured::Transport::Stdout { json } => Transport::Stdout { json: *json },
     })
 }
 
@@ -139,7 +139,7 @@ mod tests {
         let config = load("skewtrap.yaml", text, &|_| Ok(Vec::new())).config.expect("it is right");
         let plan = Plan::of(&config, &Flags::default()).expect("a plan");
         let [receiver] = plan.receivers.as_slice() else { panic!("{:?}", plan.receivers) };
-        assert!(matches!(receiver.means, Means::Stdout { json: false }), "{receiver:?}");
+        assert!(matches!(receiver.means, Transport::Stdout { json: false }), "{receiver:?}");
         assert_eq!(receiver.route, Route::default());
     }
 
@@ -182,7 +182,9 @@ mod tests {
         let (ready, unusable) = ready(&config.receivers);
         let [oncall] = ready.as_slice() else { panic!("{ready:?}") };
         assert_eq!(oncall.route.updates, [Update::Fired, Update::Refused]);
-        assert!(matches!(&oncall.means, Means::Webhook { signing_key: Some(k), .. } if k.reveal() == "k3y"));
+        assert!(
+            matches!(&oncall.means, Transport::Webhook { signing_key: Some(k), .. } if k.reveal() == "k3y")
+        );
         let [team] = unusable.as_slice() else { panic!("{unusable:?}") };
         assert!(team.to_string().starts_with("receiver team: the environment variable"), "{team}");
     }

@@ -13,8 +13,8 @@ use super::capture::{Found, Taken, close, without_server};
 use super::cost::Meter;
 use super::window::TargetHandle;
 use super::{Agent, AgentEvent, Closing};
-use crate::act::state::{OpenMethod, OpenWindow};
-use skewtrap_core::capture::captured::Means;
+use crate::act::state::{OpenMethod, WindowRow};
+use skewtrap_core::capture::captured::CaptureKind;
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Record, VerdictNote};
 use skewtrap_core::message::Update;
@@ -41,7 +41,7 @@ impl Agent {
         }
         for record in found.finished {
             // Also where it is resolved: the verdict is put on the incident that the core has, which may come back.
-            self.watch.ended_before(&record.incident, effects);
+            self.watch.adopt_capture_result(&record.incident, effects);
             match self.goes_on(&record) {
                 false => self.report_closed(record),
                 true => {
@@ -100,17 +100,17 @@ impl Agent {
     }
 
     /// What was opened on this machine is closed without its server.
-    fn without_server(&self, window: &OpenWindow) -> Option<TargetHandle> {
+    fn without_server(&self, window: &WindowRow) -> Option<TargetHandle> {
         let needs_server = matches!(window.method, OpenMethod::Http(_));
         (!needs_server).then(|| without_server(&window.target, &self.no_server))
     }
 
-    fn left_behind(&mut self, window: &OpenWindow) {
+    fn left_behind(&mut self, window: &WindowRow) {
         let Some(handle) = self.targets.iter().find(|s| *s.name == *window.target) else { return };
         let (marks, means, deadline) = match &window.method {
             OpenMethod::Http(request) => (Some(request.marks.clone()), request.means(), request.deadline),
-            OpenMethod::Nsys { .. } => (None, Means::Nsys, Duration::ZERO),
-            OpenMethod::Command { .. } => (None, Means::Command, Duration::ZERO),
+            OpenMethod::Nsys { .. } => (None, CaptureKind::Nsys, Duration::ZERO),
+            OpenMethod::Command { .. } => (None, CaptureKind::Command, Duration::ZERO),
         };
         let (incident, since) = (Arc::from(window.incident.as_str()), window.sent_at);
         let open = watch::OpenWindow { incident, marks, means, phase: WindowPhase::Unknown, since, deadline };

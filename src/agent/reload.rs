@@ -89,7 +89,7 @@ impl Agent {
                 }
             }
         }
-        self.publisher.outdate();
+        self.publisher.invalidate();
         if begins_anew {
             for requester in std::mem::take(&mut self.reloading.next) {
                 if let ReloadRequester::Api(answer) = requester {

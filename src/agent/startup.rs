@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::capture::{CaptureStore, Found, find};
 use super::plan::{Plan, SourcePlan, TargetPlan};
-use super::supervise::{Place, Supervisor};
+use super::supervise::{Supervisor, TaskPlacement};
 use super::window::TargetHandle;
 use super::{AgentEvent, StartStore, probe};
 use crate::act::bundle::Bundles;
@@ -29,7 +29,7 @@ use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
-use skewtrap_core::rule::Baseline;
+use skewtrap_core::rule::LearnedServer;
 use skewtrap_core::status::Silence;
 use skewtrap_core::watch::KeptIncident;
 
@@ -89,7 +89,7 @@ impl Reading {
 pub(super) struct Kept {
     pub(super) ledger: Ledger,
     pub(super) silences: Vec<Silence>,
-    pub(super) baselines: Vec<Baseline>,
+    pub(super) learned_servers: Vec<LearnedServer>,
     pub(super) incidents: Vec<KeptIncident>,
 }
 
@@ -176,7 +176,7 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
         let attempt = ledger.attempts.iter_mut().find(|attempt| attempt.id == *id);
         attempt.into_iter().for_each(|attempt| attempt.end = Some(end.clone()));
     }
-    let kept = Kept { ledger, silences: state.silences()?, baselines: state.baselines()?, incidents };
+    let kept = Kept { ledger, silences: state.silences()?, learned_servers: state.baselines()?, incidents };
     // What is undelivered waits in it, whether or not it can be read now.
     let outbox = state.undelivered().unwrap_or_default();
     let alerts = state.alerts().unwrap_or_default();
@@ -277,7 +277,7 @@ pub(super) fn probes(
         let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
         let (rooms, lost) = (rooms.clone(), Arc::new(Notify::new()));
         let told = lost.clone();
-        supervisor.keep("probe", Place::Background, move || {
+        supervisor.keep("probe", TaskPlacement::Background, move || {
             probe::run(target.clone(), tx.clone(), clock, rooms.clone(), told.clone(), cancel.clone())
         });
         lost
@@ -299,17 +299,17 @@ pub(super) fn sources(
         match source {
             SourcePlan::Tail(c) => logs.push(c),
             SourcePlan::Poll(c) => {
-                supervisor.keep("poll", Place::Here, move || {
+                supervisor.keep("poll", TaskPlacement::Here, move || {
                     poll::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
             SourcePlan::Host(c) => {
-                supervisor.keep("host", Place::Background, move || {
+                supervisor.keep("host", TaskPlacement::Background, move || {
                     host::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
             SourcePlan::Query(c) => {
-                supervisor.keep("query", Place::Here, move || {
+                supervisor.keep("query", TaskPlacement::Here, move || {
                     promql::run(c.clone(), sender.clone(), cancel.clone(), now.clone())
                 });
             }
@@ -317,7 +317,7 @@ pub(super) fn sources(
     }
     for logs in tail::by_folder(logs) {
         let (sender, cancel, now) = (sender.clone(), supervisor.cancel(), now.clone());
-        supervisor.keep("log", Place::Here, move || {
+        supervisor.keep("log", TaskPlacement::Here, move || {
             tail::run(logs.clone(), sender.clone(), cancel.clone(), now.clone())
         });
     }
@@ -393,7 +393,7 @@ pub(super) async fn serving(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::act::state::{OpenMethod, OpenWindow};
+    use crate::act::state::{OpenMethod, WindowRow};
     use skewtrap_core::incident::Record;
 
     fn places(dir: &Path) -> Places {
@@ -478,7 +478,7 @@ mod tests {
             record.agent = state.agent().clone();
             record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
             let attempt = crate::act::attempt_of_a_test("i1/1");
-            let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+            let window = WindowRow::of(&attempt, OpenMethod::Command { group: None }, now);
             state.begin(&attempt, &window, Some(&record)).expect("written");
             // Killed while its record was written, to a disk that now takes no writes.
             std::fs::create_dir_all(dir.path().join("incidents/.i1.partial/incident.json"))

@@ -31,7 +31,7 @@ pub struct Supervisor {
 
 /// Where a task runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum TaskPlacement {
     /// On the loop's own thread, which costs no change of threads for what it hands over.
     Here,
     /// Beside the loop.
@@ -85,13 +85,13 @@ impl Supervisor {
         Self { background, ..Self::default() }
     }
 
-    fn spawn<T>(&self, place: Place, task: T) -> JoinHandle<T::Output>
+    fn spawn<T>(&self, place: TaskPlacement, task: T) -> JoinHandle<T::Output>
     where
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
         match &self.background {
-            Some(background) if place == Place::Background => self.tasks.spawn_on(task, background),
+            Some(background) if place == TaskPlacement::Background => self.tasks.spawn_on(task, background),
             _ => self.tasks.spawn(task),
         }
     }
@@ -108,7 +108,7 @@ impl Supervisor {
 
     /// Keeps the task that `make` makes alive until cancellation. A task that returns `true` is
     /// finished for good (standard input ended) and is not started again.
-    pub fn keep<F, T>(&self, name: &'static str, place: Place, make: F)
+    pub fn keep<F, T>(&self, name: &'static str, place: TaskPlacement, make: F)
     where
         F: Fn() -> T + Send + 'static,
         T: Future<Output = bool> + Send + 'static,
@@ -140,8 +140,8 @@ impl Supervisor {
     where
         T: Future<Output = ()> + Send + 'static,
     {
-        let running = self.spawn(Place::Background, task);
-        self.spawn(Place::Background, async move {
+        let running = self.spawn(TaskPlacement::Background, task);
+        self.spawn(TaskPlacement::Background, async move {
             if let Err(failed) = running.await {
                 error!(task = name, "the task failed, and is not started again: {failed}");
             }
@@ -167,7 +167,7 @@ mod tests {
         let supervisor = Supervisor::default();
         let runs = Arc::new(AtomicUsize::new(0));
         let seen = runs.clone();
-        supervisor.keep("fragile", Place::Here, move || {
+        supervisor.keep("fragile", TaskPlacement::Here, move || {
             let seen = seen.clone();
             async move {
                 let run = seen.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +188,7 @@ mod tests {
         let supervisor = Supervisor::with_background(Some(background.handle().clone()));
         let (tell, told) = std::sync::mpsc::channel();
         here.block_on(async {
-            for place in [Place::Here, Place::Background] {
+            for place in [TaskPlacement::Here, TaskPlacement::Background] {
                 let tell = tell.clone();
                 supervisor.keep("task", place, move || {
                     let tell = tell.clone();
@@ -201,7 +201,7 @@ mod tests {
         drop(tell);
         let own = std::thread::current().id();
         let mut ran: Vec<_> =
-            told.iter().map(|(place, thread)| (place == Place::Here, thread == own)).collect();
+            told.iter().map(|(place, thread)| (place == TaskPlacement::Here, thread == own)).collect();
         ran.sort_unstable();
         assert_eq!(ran, [(false, false), (true, true)]);
     }
@@ -209,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stopping_ends_a_task_that_waits_for_its_next_life() {
         let supervisor = Supervisor::default();
-        supervisor.keep("short-lived", Place::Here, || async { false });
+        supervisor.keep("short-lived", TaskPlacement::Here, || async { false });
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(supervisor.stop(Duration::from_secs(1)).await);
     }

@@ -29,7 +29,7 @@ const HISTORY: Duration = Duration::from_secs(600);
 
 impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
-    pub(super) fn beat(&mut self) {
+    pub(super) fn every_second(&mut self) {
         self.store.state.retry_unwritten();
         self.metrics.disk.tell(self.disk_trouble());
         self.notifier.hand_over_overdue();
@@ -44,7 +44,7 @@ impl Agent {
         let unheard = self.watch.unheard().cloned().collect();
         let unanswered = self.watch.unanswered().map(|(name, since)| (name.clone(), since)).collect();
         let behind = self.watch.behind().into_iter().cloned().collect();
-        self.publisher.beat(Vitals { at: self.clock.now(), unheard, unanswered, behind });
+        self.publisher.publish_vitals(Vitals { at: self.clock.now(), unheard, unanswered, behind });
         systemd::alive();
     }
 
@@ -85,7 +85,7 @@ impl Agent {
         let now = self.clock.now();
         match wanted {
             Wanted::History((scope, only)) => {
-                let history = self.course.lengthen(self.watch.history(&scope, only.as_deref(), now));
+                let history = self.chart_history.lengthen(self.watch.history(&scope, only.as_deref(), now));
                 self.publisher.publish_history((scope, only), history);
             }
             Wanted::Status(scope) => {
@@ -114,8 +114,8 @@ impl Agent {
     }
 
     /// Keeps what was learned, and the incidents that are open, for an agent after this one.
-    pub(super) fn save_what_goes_on(&self) {
-        let (learned, open) = (self.watch.baselines(self.clock.now()), self.watch.kept_incidents());
+    pub(super) fn save_ongoing(&self) {
+        let (learned, open) = (self.watch.learned_servers(self.clock.now()), self.watch.kept_incidents());
         self.store.state.later(move |state| state.save_known(&learned, &open));
     }
 
@@ -127,7 +127,7 @@ impl Agent {
         }
         let waits = Arc::new(());
         self.learned_waits = Arc::downgrade(&waits);
-        let (learned, open) = (self.watch.baselines(self.clock.now()), self.watch.kept_incidents());
+        let (learned, open) = (self.watch.learned_servers(self.clock.now()), self.watch.kept_incidents());
         self.store.state.later(move |state| {
             let saved = state.save_known(&learned, &open);
             drop(waits);
@@ -136,9 +136,9 @@ impl Agent {
     }
 
     /// The same of one server, of which something is told.
-    pub(super) fn save_what_goes_on_at(&self, target: &Arc<str>, has_learned: bool) {
+    pub(super) fn save_ongoing_of(&self, target: &Arc<str>, has_learned: bool) {
         let now = self.clock.now();
-        let learned = if has_learned { self.watch.baseline_of(target, now) } else { None };
+        let learned = if has_learned { self.watch.learned_of(target, now) } else { None };
         let (target, open) = (target.clone(), self.watch.kept_incidents_of(target));
         self.store.state.later(move |state| state.save_known_of(&target, learned.as_ref(), &open));
     }
@@ -149,9 +149,9 @@ impl Agent {
         let now = self.clock.now();
         for target in &self.targets {
             let scope = Scope { target: Some(target.name.clone()), ..Scope::ALL };
-            self.course.remember(&self.watch.history(&scope, None, now));
+            self.chart_history.remember(&self.watch.history(&scope, None, now));
         }
-        self.course.forget_before(now - HISTORY);
+        self.chart_history.forget_before(now - HISTORY);
     }
 
     pub(super) fn sweep(&mut self) {
@@ -214,7 +214,7 @@ impl Agent {
             let all = self.handled.all();
             self.store.state.later(move |state| state.save_alerts(&all));
         }
-        self.publisher.outdate();
+        self.publisher.invalidate();
         match reply {
             // Nobody may be waiting any more.
             Reply::Now(answer) => drop(command.answer.send(answer)),

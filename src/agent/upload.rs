@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::compare::{self, CompareRequest};
 use super::plan::host;
-use super::supervise::{Place, Supervisor};
+use super::supervise::{Supervisor, TaskPlacement};
 use crate::act::bundle::{Bundles, numbered};
 use crate::act::retention;
 use crate::clock::Clock;
@@ -124,7 +124,7 @@ pub(super) fn start(
 ) {
     let Some(to) = to else { return };
     let (bundles, metrics, cancel) = (bundles.clone(), metrics.clone(), supervisor.cancel());
-    supervisor.keep("upload", Place::Background, move || {
+    supervisor.keep("upload", TaskPlacement::Background, move || {
         run(to.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())
     });
 }

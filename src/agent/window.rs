@@ -19,10 +19,10 @@ use tracing::warn;
 
 use self::files::Files;
 use self::log::Log;
-use self::run::Run;
-use crate::act::lease::{self, Holder, Lease};
+use self::run::WindowRun;
 use crate::act::nsys::Nsys;
-use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
+use crate::act::server_lock::{self, LockHolder, ServerLock};
+use crate::act::state::{OpenMethod, State, StateError, WindowRow};
 use crate::agent::cost::{Meter, Reach, instance_of};
 use crate::agent::pool::{HeldLease, LeaseOver};
 use crate::clock::Clock;
@@ -35,10 +35,10 @@ use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::line::{ForeignWindows, ProfileLine};
 use skewtrap_core::capture::path_map::PathMap;
-use skewtrap_core::capture::plan::{Form, StartRequest};
+use skewtrap_core::capture::plan::{StartMode, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::stall;
-use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
+use skewtrap_core::capture::verify::{Artifact, FileVerification, verify_files};
 use skewtrap_core::capture::window::{
     Ending, Event, Failure, OrphanedWindow, SETTLE, START_TIMEOUT, SettlingTime, Visibility, Window,
     WindowPhase,
@@ -53,11 +53,11 @@ const SCAN: Duration = Duration::from_millis(100);
 /// How long the times of the files are waited for at the end of a window.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks whether another agent's turn is over.
-const TURN_AGAIN: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_secs(1);
 /// How long the folder of the turns may take.
-const TURN_LIMIT: Duration = Duration::from_millis(500);
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
 /// A window of a killed agent is over by its deadline, as far as others must wait for it, and this.
-const TURN: Duration = Duration::from_secs(10);
+const LOCK_MARGIN: Duration = Duration::from_secs(10);
 
 /// What a window was granted for is taken to last so long; after it nothing is sent.
 const GRANT_LIMIT: Duration = Duration::from_secs(10);
@@ -162,7 +162,7 @@ pub struct Status {
     /// Its phase.
     pub phase: WindowPhase,
     /// Which samples not to trust.
-    pub distrust: SettlingTime,
+    pub settling: SettlingTime,
 }
 
 /// The result of a window.
@@ -175,7 +175,7 @@ pub struct Outcome {
     /// The files that bear its marks, read to their ends.
     pub artifacts: Vec<Artifact>,
     /// Whether they are complete.
-    pub verdict: Verdict,
+    pub verdict: FileVerification,
     /// The folder in the server's view, as far as it is known.
     pub folder: Option<String>,
     /// Whether the agent sees that folder.
@@ -220,22 +220,22 @@ pub async fn open(
     let clock = clock.steady();
     let (files, log) = tokio::join!(Files::new(target, request), Log::from_now(target.logs.clone()));
     let (logs_from, log_from) = log.from();
-    let window = OpenWindow {
+    let window = WindowRow {
         instance: target.instance.clone(),
         log_from,
         logs_from,
-        ..OpenWindow::of(attempt, OpenMethod::Http(request.clone()), clock.now())
+        ..WindowRow::of(attempt, OpenMethod::Http(request.clone()), clock.now())
     };
-    let mut turn = match turn(target, request, state, clock.now()).await {
-        Ok(turn) => turn,
-        Err(Holder { agent, process, until }) => {
+    let mut server_lock = match lock_server(target, request, state, clock.now()).await {
+        Ok(server_lock) => server_lock,
+        Err(LockHolder { agent, process, until }) => {
             return Err(StateError::Leased { agent, process, until });
         }
     };
     if let Err(late) = begin(state, attempt, &window, record, clock).await? {
         return Ok(Err(late.into()));
     }
-    let early = match meanwhile(&log, &mut links).await {
+    let early = match drain_before_start(&log, &mut links).await {
         Ok(early) => early,
         Err(why) => return Ok(Err(why)),
     };
@@ -243,21 +243,22 @@ pub async fn open(
         return Ok(Err(over.into()));
     }
     // Whatever becomes of this task.
-    turn.set_open(true);
+    server_lock.set_open(true);
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, request, &files), now);
-    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
-        .under(links.lease.clone());
+    let run =
+        WindowRun::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
+            .under(links.lease.clone());
     early.iter().for_each(|event| run.handle(event));
     run.carry_out(vec![start], now);
-    let outcome = see_through(target, request, run, files, links).await;
-    turn.end(outcome.may_be_open()).await;
+    let outcome = run_to_end(target, request, run, files, links).await;
+    server_lock.end(outcome.may_be_open()).await;
     Ok(Ok(outcome))
 }
 
 /// What came between a grant and its start, which the disk may have held up: for the window, or why it is
 /// not to be started.
-async fn meanwhile(log: &Log, links: &mut Links) -> Result<Vec<Event>, Unsent> {
+async fn drain_before_start(log: &Log, links: &mut Links) -> Result<Vec<Event>, Unsent> {
     let mut lines = Vec::new();
     let mut events = Vec::new();
     while let Ok(signal) = links.signals.try_recv() {
@@ -296,7 +297,7 @@ async fn meanwhile(log: &Log, links: &mut Links) -> Result<Vec<Event>, Unsent> {
 pub async fn begin(
     state: &State,
     attempt: &Attempt,
-    window: &OpenWindow,
+    window: &WindowRow,
     record: &Record,
     clock: Clock,
 ) -> Result<Result<(), TooLate>, StateError> {
@@ -311,7 +312,7 @@ pub async fn begin(
 /// This agent's turn on a server, where there is one. Giving it back writes into a folder that may hang, so a thread that may
 /// wait for it does that.
 #[derive(Debug)]
-pub struct Turn(Option<Lease>);
+pub struct Turn(Option<ServerLock>);
 
 impl Turn {
     fn set_open(&mut self, is_open: bool) {
@@ -323,7 +324,7 @@ impl Turn {
         self.set_open(may_be_open);
         if let Some(lease) = self.0.take() {
             let giving_back = crate::world::blocking(move || drop(lease));
-            let _ = tokio::time::timeout(TURN_LIMIT, giving_back).await;
+            let _ = tokio::time::timeout(LOCK_LIMIT, giving_back).await;
         }
     }
 }
@@ -338,23 +339,24 @@ impl Drop for Turn {
 
 /// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not
 /// the window: it is rare that two agents watch one server.
-async fn turn(
+async fn lock_server(
     handle: &TargetHandle,
     request: &StartRequest,
     state: &State,
     now: Time,
-) -> Result<Turn, Holder> {
+) -> Result<Turn, LockHolder> {
     let folder = request
         .marks
         .dir
         .as_deref()
         .and_then(|dir| handle.paths.agent_view(dir).parent().map(std::path::Path::to_owned));
     let address = handle.server.address().unwrap_or_default();
-    let until = now + START_TIMEOUT + request.deadline + TURN;
-    let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
-    let taking =
-        crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &address), &holder, now));
-    match tokio::time::timeout(TURN_LIMIT, taking).await {
+    let until = now + START_TIMEOUT + request.deadline + LOCK_MARGIN;
+    let holder = LockHolder { agent: state.agent().to_string(), process: std::process::id(), until };
+    let taking = crate::world::blocking(move || {
+        server_lock::take(&server_lock::path(folder.as_deref(), &address), &holder, now)
+    });
+    match tokio::time::timeout(LOCK_LIMIT, taking).await {
         Ok(Ok(Ok(Ok(lease)))) => Ok(Turn(Some(lease))),
         Ok(Ok(Ok(Err(other)))) => Err(other),
         Ok(Ok(Err(error))) => {
@@ -370,7 +372,7 @@ async fn turn(
 
 /// Waits for this agent's turn to close what an agent before it left behind: without a log a stop cannot tell whose
 /// profile it ends. `None` where the agent ends before.
-pub async fn turn_to_close(
+pub async fn wait_for_server_lock(
     handle: &TargetHandle,
     request: &StartRequest,
     (state, clock): (&State, Clock),
@@ -378,10 +380,10 @@ pub async fn turn_to_close(
 ) -> Option<Turn> {
     let mut is_told = false;
     loop {
-        let other = match turn(handle, request, state, clock.now()).await {
-            Ok(mut turn) => {
-                turn.set_open(true);
-                return Some(turn);
+        let other = match lock_server(handle, request, state, clock.now()).await {
+            Ok(mut server_lock) => {
+                server_lock.set_open(true);
+                return Some(server_lock);
             }
             Err(other) => other,
         };
@@ -393,7 +395,7 @@ pub async fn turn_to_close(
         }
         tokio::select! {
             () = cancel.cancelled() => return None,
-            () = tokio::time::sleep(TURN_AGAIN) => {}
+            () = tokio::time::sleep(LOCK_RETRY) => {}
         }
     }
 }
@@ -404,7 +406,7 @@ pub async fn turn_to_close(
 pub async fn resume(
     target: &TargetHandle,
     request: &StartRequest,
-    window: OpenWindow,
+    window: WindowRow,
     (lines, log_ends): (Vec<(Rank, ProfileLine)>, Vec<(PathBuf, u64)>),
     moved: Vec<PathBuf>,
     store: (&State, Clock),
@@ -439,9 +441,10 @@ pub async fn resume(
     let reach = instance_of(&target.server, window.instance.as_deref()).await;
     let reach = reach.map(event_of);
     let log = Log::after(log_ends);
-    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
+    let run =
+        WindowRun::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
     reach.iter().for_each(|event| run.handle(event));
-    see_through(target, request, run, files, links).await
+    run_to_end(target, request, run, files, links).await
 }
 
 /// The connections of a window with the rest of the agent.
@@ -490,13 +493,13 @@ impl Links {
     pub fn show(&self, phase: WindowPhase, now: Time) {
         self.status.send_modify(|status| {
             status.phase = phase;
-            status.distrust.entered(phase, now);
+            status.settling.entered(phase, now);
         });
     }
 
     /// What the capture cost so far.
     pub fn stalled(&self) -> Duration {
-        self.meter.stalled(self.status.borrow().distrust)
+        self.meter.stalled(self.status.borrow().settling)
     }
 }
 
@@ -508,10 +511,10 @@ fn visibility(target: &TargetHandle, request: &StartRequest, files: &Files) -> V
     Visibility { log: target.sees_log && request.engine.tells_in_its_log(), files: files.are_visible() }
 }
 
-async fn see_through(
+async fn run_to_end(
     target: &TargetHandle,
     request: &StartRequest,
-    run: Run,
+    run: WindowRun,
     files: Files,
     links: Links,
 ) -> Outcome {
@@ -528,7 +531,7 @@ async fn see_through(
             () = run.ended() => break,
             () = cancel.cancelled(), if !run.is_cancelled() => run.cancel(),
             signal = signals.recv(), if is_connected => match signal {
-                Some(signal) => pass_on(&run, &files, &meter, signal),
+                Some(signal) => forward_signal(&run, &files, &meter, signal),
                 None => is_connected = false,
             },
             Some(reach) = reached.recv() => run.handle(&event_of(reach)),
@@ -548,7 +551,7 @@ async fn see_through(
 }
 
 /// Looks for its files until the window is over; a task of its own, for a folder may hang and a file take long.
-async fn scan(run: Run, files: Files) {
+async fn scan(run: WindowRun, files: Files) {
     loop {
         files.scan(|event| run.handle(&event)).await;
         tokio::time::sleep(SCAN).await;
@@ -563,7 +566,7 @@ fn event_of(reach: Reach) -> Event {
     }
 }
 
-fn pass_on(run: &Run, files: &Files, meter: &Meter, signal: WindowSignal) {
+fn forward_signal(run: &WindowRun, files: &Files, meter: &Meter, signal: WindowSignal) {
     let event = match signal {
         WindowSignal::Line { rank, line } => {
             meter.heard(rank, &line);
@@ -585,7 +588,7 @@ fn pass_on(run: &Run, files: &Files, meter: &Meter, signal: WindowSignal) {
 
 async fn outcome(
     request: &StartRequest,
-    run: &Run,
+    run: &WindowRun,
     files: &Files,
     remote: bool,
     meter: &Meter,
@@ -595,9 +598,9 @@ async fn outcome(
     let artifacts = files.artifacts();
     let mut expected = request.ranks.busy.clone();
     expected.extend(&request.ranks.idle);
-    let mut verdict = verdict_of(&expected, &request.ranks.idle, &artifacts);
+    let mut verdict = verify_files(&expected, &request.ranks.idle, &artifacts);
     if remote || !request.writes_files {
-        verdict = Verdict { quality: Quality::Unseen, ..Verdict::default() };
+        verdict = FileVerification { quality: Quality::Unseen, ..FileVerification::default() };
     }
     if request.engine == ServerKind::Sglang && !request.ranks.idle.is_empty() {
         verdict.idle.clone_from(&request.ranks.idle);
@@ -614,16 +617,16 @@ async fn outcome(
     let unseen = predicted.filter(|_| meter.is_of_before());
     for (rank, (made, changed)) in times.unwrap_or_default() {
         let began = stall::writing_began(made, changed, stopped_at, unseen);
-        let Some(from) = began.map(|from| from.max(status.distrust.from)) else { continue };
+        let Some(from) = began.map(|from| from.max(status.settling.from)) else { continue };
         // The clock of a file server may be another one.
-        if made.is_none_or(|made| made >= status.distrust.from) && changed <= run.now() {
+        if made.is_none_or(|made| made >= status.settling.from) && changed <= run.now() {
             meter.wrote(rank, from, changed);
         }
     }
-    let stalled = meter.stalled(status.distrust);
+    let stalled = meter.stalled(status.settling);
     let longest = meter.longest();
     // One that a stop cut short has fewer steps than were asked for.
-    let is_cut = stopped_at.is_some() && request.form == Form::Exact || request.until_cleared;
+    let is_cut = stopped_at.is_some() && request.form == StartMode::Exact || request.until_cleared;
     let largest = artifacts.iter().map(|a| a.size).max().filter(|_| ending.failure.is_none() && !is_cut);
     let past = request.sizing.as_deref().zip(largest).map(|(sizing, largest)| sizing.past(largest, longest));
     Outcome {
@@ -633,8 +636,8 @@ async fn outcome(
         verdict,
         folder,
         remote,
-        sent_at: status.distrust.from,
-        open: status.distrust.closing.unwrap_or(run.now()).since(status.distrust.from),
+        sent_at: status.settling.from,
+        open: status.settling.closing.unwrap_or(run.now()).since(status.settling.from),
         stalled,
         longest,
         past,
@@ -666,9 +669,9 @@ mod tests {
     async fn a_folder_that_hangs_while_a_turn_is_given_back_holds_up_nobody() {
         let dir = tempfile::tempdir().expect("a folder");
         let holder =
-            |agent: &str| Holder { agent: agent.into(), process: 7, until: Time::from_epoch_s(10.0) };
+            |agent: &str| LockHolder { agent: agent.into(), process: 7, until: Time::from_epoch_s(10.0) };
         let taken = |name: &str| {
-            let lease = lease::take(&dir.path().join(name), &holder(name), Time::default());
+            let lease = server_lock::take(&dir.path().join(name), &holder(name), Time::default());
             Turn(Some(lease.expect("it is written").expect("nobody has it")))
         };
         let (ended, dropped) = (taken("ended"), taken("dropped"));
@@ -676,7 +679,7 @@ mod tests {
         let begun = tokio::time::Instant::now();
         ended.end(false).await;
         drop(dropped);
-        assert!(begun.elapsed() <= TURN_LIMIT, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() <= LOCK_LIMIT, "{:?}", begun.elapsed());
         stand_in::set(None);
         for name in ["ended", "dropped"] {
             let left = std::fs::read(dir.path().join(name)).expect("it is there");

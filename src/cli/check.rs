@@ -16,7 +16,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
 use crate::config::rule::Notified;
-use crate::config::signal::own_signals_of;
+use crate::config::signal::user_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::message::counted;
 use skewtrap_core::rule::Rule;
@@ -134,7 +134,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             Some(names) => configured.get_or_insert_default().extend(names),
         }
         if let Some(probe) = &mut probe {
-            let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
+            let own = user_signals_of(&config.signals, &config.catalog, &config.targets);
             probe.look_for(&own.metrics);
             report.own_metrics.extend(probe.own.iter().map(|own| own_metric(own, &config)));
         }

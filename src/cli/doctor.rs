@@ -35,7 +35,7 @@ use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
 use skewtrap_core::capture::prior::LEAST_MEASURED;
 use skewtrap_core::capture::refusal::Refusal;
-use skewtrap_core::capture::sizing::{Knowledge, Sizing};
+use skewtrap_core::capture::sizing::{Sizing, SizingInputs};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
@@ -219,8 +219,9 @@ fn ends(takes_windows: bool) -> std::io::Result<CancellationToken> {
 fn used_up(status: &Status) -> Vec<Check> {
     let of = |limit: &LimitStatus| {
         let hours = figure(limit.per_s / 3600.0);
-        let used = (limit.used >= limit.captures)
-            .then(|| format!("{}: {} of {} windows of {hours} h are used", limit.of, limit.used, limit.captures));
+        let used = (limit.used >= limit.captures).then(|| {
+            format!("{}: {} of {} windows of {hours} h are used", limit.of, limit.used, limit.captures)
+        });
         let rests = limit
             .cooldown_until
             .filter(|until| *until > status.at)
@@ -525,7 +526,7 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     preflight::check(facts, need, now)?;
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     // What past windows taught is the running agent's; this is what it would say before the first.
-    let hosts_as_usual = Knowledge { slowness: Some(LEAST_MEASURED), ..Knowledge::default() };
+    let hosts_as_usual = SizingInputs { slowness: Some(LEAST_MEASURED), ..SizingInputs::default() };
     let request = plan(http, facts, &hosts_as_usual, asker, now)?;
     let expects = request.sizing.as_deref().map_or_else(String::new, Sizing::expectation);
     let source = facts.server.as_ref().map_or_else(String::new, |server| server.model_size.source());

@@ -240,7 +240,7 @@ mod server {
     }
 
     fn why_of(agent: &AgentArgs, rule: Option<&str>) -> anyhow::Result<String> {
-        Ok(why::told(&why::only(agent.get_of_all("status")?, rule)?))
+        Ok(why::rules_text(&why::only(agent.get_of_all("status")?, rule)?))
     }
 
     /// What a list says of an incident, if it belongs there.

@@ -12,7 +12,7 @@ use super::playback::{self, Recordings};
 use super::{Format, rule_files};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
 use skewtrap_core::incident::CaptureState;
-use skewtrap_core::rule::{Change, How};
+use skewtrap_core::rule::{Change, ChangeKind};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::watch::{Effect, Watch, WatchedTarget};
 
@@ -51,17 +51,17 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let ready = rule_files::load(&args.rules)?;
     let watch = playback::core_of(ready, vec![server], playback::sources_of(&inputs), zone.clone());
     let replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
-    replay_all(replay, watch, Form { json: args.format.is_json(), causes: args.causes })
+    replay_all(replay, watch, ReplayOutput { json: args.format.is_json(), causes: args.causes })
 }
 
 /// What is printed.
 #[derive(Clone, Copy, Debug)]
-struct Form {
+struct ReplayOutput {
     json: bool,
     causes: bool,
 }
 
-fn replay_all(mut replay: Replay, mut watch: Watch, form: Form) -> anyhow::Result<ExitCode> {
+fn replay_all(mut replay: Replay, mut watch: Watch, form: ReplayOutput) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
     let played = play_all(&mut replay, &mut watch, form, &mut out);
     out.flush()?;
@@ -77,7 +77,12 @@ fn replay_all(mut replay: Replay, mut watch: Watch, form: Form) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn play_all(replay: &mut Replay, watch: &mut Watch, form: Form, out: &mut impl Write) -> anyhow::Result<()> {
+fn play_all(
+    replay: &mut Replay,
+    watch: &mut Watch,
+    form: ReplayOutput,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let mut effects = Vec::new();
     let mut lines = Lines::default();
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
@@ -121,8 +126,8 @@ impl Lines {
             _ => None,
         });
         match (undecided, change.how) {
-            (Some((waiting, reason)), How::Weighed) => (*waiting, *reason) = (capture, why),
-            (None, How::Weighed) => {}
+            (Some((waiting, reason)), ChangeKind::Weighed) => (*waiting, *reason) = (capture, why),
+            (None, ChangeKind::Weighed) => {}
             (undecided, _) => {
                 if let Some((waiting, reason)) = undecided {
                     (*waiting, *reason) =
@@ -140,7 +145,7 @@ impl Lines {
     }
 }
 
-fn print_effect(effect: &Effect, form: Form, out: &mut impl Write) -> io::Result<()> {
+fn print_effect(effect: &Effect, form: ReplayOutput, out: &mut impl Write) -> io::Result<()> {
     match effect {
         Effect::Changed { change, capture, why } if form.json => {
             serde_json::to_writer(&mut *out, &change.line(capture.word(), why.as_deref()))?;

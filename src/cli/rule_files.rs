@@ -10,7 +10,7 @@ use crate::observe::configuration;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::catalog::Catalog;
-use skewtrap_core::signal::intake::OwnSignals;
+use skewtrap_core::signal::intake::UserSignals;
 
 /// Checked rules and the signals that they refer to.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct RuleSet {
     /// The signals.
     pub catalog: Arc<Catalog>,
     /// The user's own signals.
-    pub own: OwnSignals,
+    pub own: UserSignals,
 }
 
 /// The rules of these files and folders; the shipped rules if `paths` is empty.
@@ -38,7 +38,7 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
     };
     report(&loaded)?;
     let rules = loaded.rules.into_iter().map(|c| c.rule).collect();
-    Ok(RuleSet { rules, catalog, own: OwnSignals::default() })
+    Ok(RuleSet { rules, catalog, own: UserSignals::default() })
 }
 
 fn report(loaded: &LoadedRules) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! `skewtrap run`: the agent beside a live server.
 
 mod configuration;
-mod lives;
+mod generations;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::configuration::config_and_files;
 pub use self::configuration::{config_of, source_of};
-use self::lives::{Life, ListFetcher, Watched};
+use self::generations::{Generation, ListFetcher, Watched};
 use super::wrong;
 use crate::act::log_queue;
 use crate::agent::BackgroundRuntime;
@@ -179,7 +179,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
         fetching: Arc::new(Mutex::new(fetching)),
         background: background.handle().clone(),
     };
-    let ended = own.block_on(watched.watch(Life {
+    let ended = own.block_on(watched.watch(Generation {
         plan,
         discovers: config.discover.is_some(),
         targets: config.targets,

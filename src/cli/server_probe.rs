@@ -14,8 +14,8 @@ use skewtrap_core::signal::exposition;
 use skewtrap_core::signal::iteration_stats;
 use skewtrap_core::signal::loads::Loads;
 use skewtrap_core::signal::metrics::Metrics;
-use skewtrap_core::signal::own_metric::{OwnMetric, OwnMetrics};
 use skewtrap_core::signal::sample::Signal;
+use skewtrap_core::signal::user_metric::{UserMetric, UserMetrics};
 use skewtrap_core::suggest::nearest;
 use skewtrap_trace::rank::Rank;
 
@@ -64,8 +64,8 @@ impl FoundMetric {
 
 impl Probe {
     /// Looks for the user's own metrics on the server's page.
-    pub fn look_for(&mut self, own: &[OwnMetric]) {
-        let mut reader = OwnMetrics::default();
+    pub fn look_for(&mut self, own: &[UserMetric]) {
+        let mut reader = UserMetrics::default();
         reader.set_metrics(own.to_vec());
         let ranks = reader.ranks_on(&self.page).unwrap_or_else(|_| vec![Vec::new(); own.len()]);
         let mut names = BTreeSet::new();

@@ -46,7 +46,7 @@ pub(super) fn text_of(status: &Status) -> String {
     line(format!("skewtrap {}, running since {}{only}", status.version, utc(status.started)));
     status.targets.iter().for_each(|target| line(target_text(target, status.at)));
     firing_lines(status).into_iter().for_each(&mut line);
-    alike(status).into_iter().for_each(|text| line(format!("NOT watched: {text}")));
+    not_watched_lines(status).into_iter().for_each(|text| line(format!("NOT watched: {text}")));
     for window in &status.windows {
         line(format!(
             "a window is open on {} since {} ({})",
@@ -118,7 +118,7 @@ fn cannot_fire(rule: &RuleStatus) -> bool {
 }
 
 /// What cannot be watched, the servers of which the same holds together.
-pub(super) fn alike(status: &Status) -> Vec<String> {
+pub(super) fn not_watched_lines(status: &Status) -> Vec<String> {
     let mut texts: Vec<(&str, Vec<&str>)> = Vec::new();
     let told = status.targets.iter().filter_map(|t| Some((&*t.name, t.not_watched.as_deref()?)));
     for (name, text) in told {

@@ -18,7 +18,7 @@ use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::file;
 use crate::config::rules;
-use crate::config::signal::{catalog_of, own_signals_of};
+use crate::config::signal::{catalog_of, user_signals_of};
 use crate::config::test::{self, Expect, Input, Test, TestFile, When};
 use crate::config::tree::Place;
 use crate::observe::configuration;
@@ -153,7 +153,7 @@ fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<TestResult>, Vec<
     let (tests, diagnostics) = test::load(file, text);
     let tests = tests.ok_or(diagnostics)?;
     let catalog = Arc::new(catalog_of(&tests.signals));
-    let own = own_signals_of(&tests.signals, &catalog, &[]);
+    let own = user_signals_of(&tests.signals, &catalog, &[]);
     let rules = rules_of(&tests, file, base, &catalog)?;
     let names: Vec<&str> = rules.iter().map(|r| &*r.name).collect();
     let mut wrong = Vec::new();

@@ -15,7 +15,7 @@ use super::rule_files::RuleSet;
 use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
-use crate::config::signal::own_signals_of;
+use crate::config::signal::user_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::finding::Statistic;
 use skewtrap_core::message::{counted, seconds as seconds_of};
@@ -108,7 +108,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let varied: Vec<VariedCondition<'_>> =
         rules.iter().flat_map(|rule| VariedCondition::all_of(rule, &config.catalog)).collect();
     let copies: Vec<Rule> = varied.iter().flat_map(VariedCondition::copies).collect();
-    let own = own_signals_of(&config.signals, &config.catalog, &[]);
+    let own = user_signals_of(&config.signals, &config.catalog, &[]);
     let set = RuleSet { rules: copies, catalog: config.catalog, own };
     let played = playback::recording(&inputs, set, zone)?;
     let seconds = played.end.signed_s_since(played.start);

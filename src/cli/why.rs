@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::agent_client::AgentArgs;
 use super::silence;
-use super::status::alike;
+use super::status::not_watched_lines;
 use super::{Format, wrong};
 use skewtrap_core::message::{figure, utc};
 use skewtrap_core::rule::RuleState;
@@ -33,7 +33,7 @@ pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     if args.format.is_json() {
         outln!("{}", serde_json::to_string_pretty(&status.rules)?)?;
     } else {
-        out!("{}", told(&status))?;
+        out!("{}", rules_text(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,9 +53,9 @@ pub(super) fn only(mut status: Status, rule: Option<&str>) -> anyhow::Result<Sta
 }
 
 /// The rules' states and reasons, and what no rule can watch.
-pub(super) fn told(status: &Status) -> String {
+pub(super) fn rules_text(status: &Status) -> String {
     let rules = status.rules.iter().map(|rule| text_of(rule, &status.silences));
-    let not_watched = alike(status).into_iter().map(|text| format!("\nNOT watched: {text}\n"));
+    let not_watched = not_watched_lines(status).into_iter().map(|text| format!("\nNOT watched: {text}\n"));
     rules.chain(not_watched).collect()
 }
 

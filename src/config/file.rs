@@ -19,7 +19,7 @@ use super::receiver::{self, Receiver, ReceiverText};
 use super::rule::{CheckedRule, LimitsText, Notified, RuleText};
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
-use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
+use super::signal::{OwnSource, SignalsText, UserSignalConfig, catalog_of, signals_of};
 use super::store::{self, LeaseText, OnLeaseLoss, StoreConfig, UploadText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
@@ -153,7 +153,7 @@ pub struct Config {
     /// Where further ones are listed.
     pub discover: Option<Discover>,
     /// User-defined signals.
-    pub signals: Vec<OwnSignal>,
+    pub signals: Vec<UserSignalConfig>,
     /// The built-in signals and the user-defined ones.
     pub catalog: Arc<Catalog>,
     /// The rules, each with the sources of its settings.
@@ -438,7 +438,7 @@ fn check_notify(
 /// that does not name the server of its ranks.
 fn check_targets(
     rules: &[CheckedRule],
-    signals: &[OwnSignal],
+    signals: &[UserSignalConfig],
     targets: &[Target],
     findings: &mut Findings<'_>,
     file_diagnostics: &mut Vec<Diagnostic>,

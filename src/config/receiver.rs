@@ -110,7 +110,7 @@ pub struct Receiver {
     /// Unique.
     pub name: Arc<str>,
     /// How messages reach it.
-    pub means: Means,
+    pub means: Transport,
     /// The least severity that it takes.
     pub min_severity: Severity,
     /// Labels that the rule, group or target must have.
@@ -126,7 +126,7 @@ pub struct Receiver {
 /// How a receiver is reached. `A` is an address that may hold a key, `K` a key: in the configuration
 /// where each is to be found, in `act::notify` the texts themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Means<A = Address, K = SecretRef> {
+pub enum Transport<A = Address, K = SecretRef> {
     /// The JSON of docs/notifications.md, posted.
     Webhook {
         /// Where.
@@ -160,14 +160,14 @@ pub enum Means<A = Address, K = SecretRef> {
     },
 }
 
-impl<A, K> Means<A, K> {
+impl<A, K> Transport<A, K> {
     /// Whether programs read what is sent, which take a message with an id that they know for the same.
     pub fn is_for_programs(&self) -> bool {
         matches!(self, Self::Webhook { .. } | Self::Command { .. } | Self::Stdout { json: true })
     }
 }
 
-impl<A, K> Means<A, K> {
+impl<A, K> Transport<A, K> {
     /// The word in the configuration: `webhook`.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -231,7 +231,7 @@ fn record(text: &ReceiverText, place: Place, receiver: &Receiver, settings: &mut
     settings.record(&key("timeout"), Span(receiver.timeout), text.timeout.place());
 }
 
-fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Means> {
+fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Transport> {
     let given = [
         ("webhook", text.webhook.place()),
         ("slack", text.slack.place()),
@@ -257,7 +257,7 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
         _ => {}
     }
     if let Some((w, at)) = text.webhook.placed() {
-        return Some(Means::Webhook {
+        return Some(Transport::Webhook {
             signing_key: secret_of(&w.signing_key, "`signing_key`", findings),
             bearer: secret_of(&w.bearer, "`bearer`", findings),
             url: wanted(address_of(&w.url, "`url`", findings), &w.url, at, findings)?,
@@ -265,10 +265,10 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
     }
     if let Some((s, at)) = text.slack.placed() {
         let url = secret_of(&s.url, "a Slack webhook's address", findings);
-        return Some(Means::Slack { url: wanted(url, &s.url, at, findings)? });
+        return Some(Transport::Slack { url: wanted(url, &s.url, at, findings)? });
     }
     if let Some((a, at)) = text.alertmanager.placed() {
-        return Some(Means::Alertmanager {
+        return Some(Transport::Alertmanager {
             bearer: secret_of(&a.bearer, "`bearer`", findings),
             url: wanted(address_of(&a.url, "`url`", findings), &a.url, at, findings)?,
         });
@@ -283,9 +283,9 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
             );
             return None;
         }
-        return Some(Means::Command { argv });
+        return Some(Transport::Command { argv });
     }
-    text.stdout.get().map(|s| Means::Stdout { json: s.json.or(false) })
+    text.stdout.get().map(|s| Transport::Stdout { json: s.json.or(false) })
 }
 
 fn wanted<T, F>(value: Option<T>, field: &Field<F>, place: Place, findings: &mut Findings<'_>) -> Option<T> {

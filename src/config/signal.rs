@@ -21,10 +21,10 @@ use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::target::Target;
 use super::tree::Place;
 use skewtrap_core::signal::catalog::{Catalog, Kind, UserSignal};
-use skewtrap_core::signal::intake::OwnSignals;
-use skewtrap_core::signal::own_metric::{MetricStat, OwnMetric};
+use skewtrap_core::signal::intake::UserSignals;
 use skewtrap_core::signal::pattern::Pattern;
 use skewtrap_core::signal::sample::{Signal, TargetId};
+use skewtrap_core::signal::user_metric::{MetricStat, UserMetric};
 use skewtrap_core::suggest::nearest;
 
 /// Default interval of a query.
@@ -118,10 +118,10 @@ pub fn signals_of(
     text: &Field<SignalsText>,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
-) -> Vec<OwnSignal> {
+) -> Vec<UserSignalConfig> {
     let catalog = Catalog::default();
     let is_built_in = |name: &str| catalog.signal_named(name).is_some();
-    let mut signals: Vec<OwnSignal> = Vec::new();
+    let mut signals: Vec<UserSignalConfig> = Vec::new();
     for (key, field) in text.get().into_iter().flat_map(|list| &list.0) {
         let Some((s, place)) = field.placed() else { continue };
         let Some(own) = check(s, key.as_deref(), place, &is_built_in, settings, findings) else { continue };
@@ -134,7 +134,7 @@ pub fn signals_of(
 }
 
 /// The built-in signals, and these.
-pub fn catalog_of(signals: &[OwnSignal]) -> Catalog {
+pub fn catalog_of(signals: &[UserSignalConfig]) -> Catalog {
     let mut catalog = Catalog::default();
     for own in signals {
         // The names are valid by now. A signal beyond the limit is reported as unknown by its rule.
@@ -144,8 +144,8 @@ pub fn catalog_of(signals: &[OwnSignal]) -> Catalog {
 }
 
 /// What the core reads itself of these signals; those of queries are asked for by the shell.
-pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Target]) -> OwnSignals {
-    let mut read = OwnSignals::default();
+pub fn user_signals_of(signals: &[UserSignalConfig], catalog: &Catalog, targets: &[Target]) -> UserSignals {
+    let mut read = UserSignals::default();
     for own in signals {
         let Some(signal) = catalog.signal_named(&own.name) else { continue };
         match &own.source {
@@ -155,7 +155,7 @@ pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Targe
                     own.target.as_ref().and_then(|name| targets.iter().position(|t| t.name == *name));
                 let target = target.and_then(|place| u16::try_from(place).ok()).map(TargetId);
                 let (metric, stat, labels, over) = (metric.clone(), *stat, labels.clone(), *over);
-                read.metrics.push(OwnMetric { signal, metric, stat, labels, over, target });
+                read.metrics.push(UserMetric { signal, metric, stat, labels, over, target });
             }
             OwnSource::Prometheus { .. } => {}
         }
@@ -182,7 +182,7 @@ pub struct QueryText {
 
 /// A user-defined signal, checked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OwnSignal {
+pub struct UserSignalConfig {
     /// Unique, and different from every built-in one.
     pub name: Arc<str>,
     /// Free text.
@@ -197,7 +197,7 @@ pub struct OwnSignal {
     pub source: OwnSource,
 }
 
-impl OwnSignal {
+impl UserSignalConfig {
     /// Whether it is read from metrics pages of that target.
     pub fn is_on_a_page_of(&self, target: &str) -> bool {
         matches!(self.source, OwnSource::Metric { .. }) && self.target.as_deref().is_none_or(|t| t == target)
@@ -241,7 +241,7 @@ fn check(
     is_built_in: &dyn Fn(&str) -> bool,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
-) -> Option<OwnSignal> {
+) -> Option<UserSignalConfig> {
     let source = source_of(text, place, findings);
     let given = text.name.placed().map(|(name, at)| (name.as_str(), at));
     let Some((name, at)) = key.map(|name| (name, place)).or(given) else {
@@ -261,7 +261,7 @@ fn check(
         return None;
     }
     record(text, name, settings);
-    Some(OwnSignal {
+    Some(UserSignalConfig {
         name: name.into(),
         unit: text.unit.or(String::new()).into(),
         kind: match &source {

@@ -15,7 +15,7 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::names::{Names, names_of};
 use super::quantity::{Span, duration_of};
-use super::signal::{OwnSignal, SignalsText, signals_of};
+use super::signal::{SignalsText, UserSignalConfig, signals_of};
 use super::target::zone_of;
 use super::tree::{self, Place};
 use skewtrap_core::finding::Side;
@@ -129,7 +129,7 @@ pub struct TestFile {
     /// Where the rules are; empty for the file beside.
     pub rules: Vec<String>,
     /// Signals of the user's.
-    pub signals: Vec<OwnSignal>,
+    pub signals: Vec<UserSignalConfig>,
     /// The tests.
     pub tests: Vec<Test>,
 }

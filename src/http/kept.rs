@@ -28,7 +28,7 @@ const BUFFER: usize = 8 << 10;
 
 /// A server and the connection to it.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeptConnection {
     authority: Authority,
     /// What stands before every path that is asked for.
     prefix: String,
@@ -55,7 +55,7 @@ pub enum Failed {
     Body(#[from] BodyError),
 }
 
-impl Kept {
+impl KeptConnection {
     /// For a server that is reached directly and without TLS; `None` for any other.
     pub fn of(server: &Server) -> Option<Self> {
         #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
 
     /// A server that answers each request on a connection with `answer`, `times` on each connection, and
     /// how many connections it had.
-    async fn server(answer: &'static [u8], times: usize) -> (Kept, Arc<AtomicUsize>) {
+    async fn server(answer: &'static [u8], times: usize) -> (KeptConnection, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
         let base = format!("http://{}", listener.local_addr().expect("its address"));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -240,10 +240,10 @@ mod tests {
         });
         let server =
             Server::new(client::client(None).expect("a client"), &base, Some(Secret::new("k")), None);
-        (Kept::of(&server).expect("plain http"), connections)
+        (KeptConnection::of(&server).expect("plain http"), connections)
     }
 
-    async fn ask(kept: &mut Kept, limit: usize) -> Result<(StatusCode, Vec<u8>), Failed> {
+    async fn ask(kept: &mut KeptConnection, limit: usize) -> Result<(StatusCode, Vec<u8>), Failed> {
         let mut body = Vec::new();
         let asked = kept.get(("/metrics", "*/*"), (limit, SOON), |piece| body.extend_from_slice(piece)).await;
         asked.map(|status| (status, body))
@@ -284,8 +284,9 @@ mod tests {
         let (mut kept, _) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nup", 1).await;
         assert!(matches!(ask(&mut kept, 100).await, Err(Failed::Body(BodyError::Broken { .. }))));
         let server = Server::new(client::client(None).expect("a client"), "http://127.0.0.1:1", None, None);
-        let refused =
-            ask(&mut Kept::of(&server).expect("plain http"), 100).await.expect_err("nobody listens");
+        let refused = ask(&mut KeptConnection::of(&server).expect("plain http"), 100)
+            .await
+            .expect_err("nobody listens");
         assert!(refused.to_string().starts_with("Connection refused"), "{refused}");
     }
 
@@ -308,7 +309,7 @@ mod tests {
         for (base, path) in [("/metrics", ""), ("", ""), ("/at/", "/v1/loads")] {
             let base = format!("http://{address}{base}");
             let server = Server::new(client::client(None).expect("a client"), &base, None, None);
-            let mut kept = Kept::of(&server).expect("plain http");
+            let mut kept = KeptConnection::of(&server).expect("plain http");
             let got = kept.get((path, "*/*"), (100, SOON), |_| ()).await;
             assert_eq!(got.expect("an answer"), StatusCode::NOT_FOUND);
         }
@@ -320,7 +321,7 @@ mod tests {
     fn tls_and_credentials_in_an_address_are_left_to_the_general_client() {
         let client = client::client(None).expect("a client");
         for base in ["https://a:1", "http://user:word@a:1", "a", ""] {
-            assert!(Kept::of(&Server::new(client.clone(), base, None, None)).is_none(), "{base}");
+            assert!(KeptConnection::of(&Server::new(client.clone(), base, None, None)).is_none(), "{base}");
         }
     }
 }

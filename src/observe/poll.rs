@@ -16,7 +16,7 @@ use super::effort::{SourceCounters, Stage, thread_cpu};
 use super::sender::ObservationSender;
 use super::server::LOADS_PATHS;
 use crate::http::body::{self, BodyError, HeldBytes, Room};
-use crate::http::kept::{Failed, Kept};
+use crate::http::kept::{Failed, KeptConnection};
 use crate::http::{Server, exchange};
 use skewtrap_core::signal::metrics::ReadPage;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
@@ -95,7 +95,7 @@ fn turn_after(due: Instant, every: Duration, now: Instant) -> (Instant, u32) {
 struct Poller {
     config: Config,
     /// The connection of its own, where the server is reached by one.
-    kept: Option<Kept>,
+    kept: Option<KeptConnection>,
     /// The page that was handed over last: once it was taken in, its memory takes the next one.
     page: Arc<ReadPage>,
     room: Room,
@@ -116,7 +116,7 @@ type Reports = [Option<(Observation, HeldBytes)>; 2];
 impl Poller {
     fn new(config: Config, room: Room, effort: Arc<SourceCounters>, now: Now) -> Self {
         Self {
-            kept: Kept::of(&config.server),
+            kept: KeptConnection::of(&config.server),
             page: Arc::new(ReadPage::default()),
             config,
             room,

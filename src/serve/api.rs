@@ -21,7 +21,7 @@ use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
 pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
-    let age = wall_time().since(shared.context.published.pulse().at);
+    let age = wall_time().since(shared.context.published.vitals().at);
     if age > HUNG_AFTER {
         let why = format!("the agent's loop has published nothing for {} s", age.as_secs());
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -40,7 +40,7 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
 /// Whether every server has a source that gives samples. The answer names those that have none. One that does not
 /// answer any more takes nobody's page away: what was seen of it is what people want to look at then.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let Vitals { unheard, unanswered, behind, .. } = shared.context.published.pulse();
+    let Vitals { unheard, unanswered, behind, .. } = shared.context.published.vitals();
     if !unheard.is_empty() {
         let why = format!("no sample yet from {}", unheard.join(", "));
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();

@@ -41,15 +41,15 @@ pub type HistoryScope = (Scope, Option<Arc<str>>);
 /// The loop's end: it is told when something is wanted, and publishes it.
 #[derive(Debug)]
 pub struct Publisher {
-    pulse: watch::Sender<Vitals>,
-    status: Board<Scope, Arc<Status>>,
-    history: Board<HistoryScope, Arc<Vec<History>>>,
+    vitals: watch::Sender<Vitals>,
+    status: PartCache<Scope, Arc<Status>>,
+    history: PartCache<HistoryScope, Arc<Vec<History>>>,
 }
 
 /// The handlers' end.
 #[derive(Clone, Debug)]
 pub struct Published {
-    pulse: watch::Receiver<Vitals>,
+    vitals: watch::Receiver<Vitals>,
     status: Reader<Scope, Arc<Status>>,
     history: Reader<HistoryScope, Arc<Vec<History>>>,
 }
@@ -64,10 +64,10 @@ pub enum Wanted {
 }
 
 /// A publisher of which nobody has asked anything, and its readers' end.
-pub fn publisher(pulse: Vitals) -> (Publisher, Published) {
-    let (pulse, seen) = watch::channel(pulse);
-    let ((status, statuses), (history, histories)) = (board(), board());
-    (Publisher { pulse, status, history }, Published { pulse: seen, status: statuses, history: histories })
+pub fn publisher(vitals: Vitals) -> (Publisher, Published) {
+    let (vitals, seen) = watch::channel(vitals);
+    let ((status, statuses), (history, histories)) = (part_cache(), part_cache());
+    (Publisher { vitals, status, history }, Published { vitals: seen, status: statuses, history: histories })
 }
 
 impl Publisher {
@@ -80,8 +80,8 @@ impl Publisher {
     }
 
     /// The loop lives.
-    pub fn beat(&self, pulse: Vitals) {
-        self.pulse.send_replace(pulse);
+    pub fn publish_vitals(&self, vitals: Vitals) {
+        self.vitals.send_replace(vitals);
     }
 
     /// Gives a part of the status to all who wait for it.
@@ -90,8 +90,8 @@ impl Publisher {
     }
 
     /// Something was changed because somebody asked for it: whoever looks now must see it, however young what was built is.
-    pub fn outdate(&self) {
-        self.status.outdate();
+    pub fn invalidate(&self) {
+        self.status.invalidate();
     }
 
     /// Gives a part of the history to all who wait for it.
@@ -101,19 +101,20 @@ impl Publisher {
 
     /// Publishes a whole status that stands until it is replaced, for what has no loop: the pulse and the
     /// history are those of the status.
-    pub fn stand(&self, status: Status) {
+    pub fn publish_fixed(&self, status: Status) {
         let is_unheard =
             |t: &&skewtrap_core::status::TargetStatus| t.sources.iter().all(|s| s.last.is_none());
         let unheard = status.targets.iter().filter(is_unheard).map(|t| t.name.clone()).collect();
         let since = |t: &skewtrap_core::status::TargetStatus| Some((t.name.clone(), t.unanswered_since?));
         let unanswered = status.targets.iter().filter_map(since).collect();
         let behind = status.targets.iter().filter(|t| t.is_behind()).map(|t| t.name.clone()).collect();
-        self.beat(Vitals { at: status.at, unheard, unanswered, behind });
+        self.publish_vitals(Vitals { at: status.at, unheard, unanswered, behind });
         let history = status.history.clone();
         let names: Vec<Arc<str>> = status.targets.iter().map(|target| target.name.clone()).collect();
-        self.history
-            .stand(move |(scope, only)| Arc::new(history_part(&history, &names, scope, only.as_deref())));
-        self.status.stand(move |scope| Arc::new(status.part(scope)));
+        self.history.publish_fixed(move |(scope, only)| {
+            Arc::new(history_part(&history, &names, scope, only.as_deref()))
+        });
+        self.status.publish_fixed(move |scope| Arc::new(status.part(scope)));
     }
 }
 
@@ -129,8 +130,8 @@ fn history_part(history: &[History], names: &[Arc<str>], scope: &Scope, only: Op
 
 impl Published {
     /// Whether the loop lives, and what has no sample.
-    pub fn pulse(&self) -> Vitals {
-        self.pulse.borrow().clone()
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.borrow().clone()
     }
 
     /// A part of the status, at most [`FRESH`] old unless the loop hangs.
@@ -146,7 +147,7 @@ impl Published {
 
 /// Something of which parts are built when they are asked for.
 #[derive(Debug)]
-struct Board<K, T> {
+struct PartCache<K, T> {
     asked: mpsc::Receiver<K>,
     cached: watch::Sender<CachedParts<K, T>>,
 }
@@ -193,13 +194,13 @@ impl<K: Ord, T: Clone> CachedParts<K, T> {
     }
 }
 
-fn board<K, T>() -> (Board<K, T>, Reader<K, T>) {
+fn part_cache<K, T>() -> (PartCache<K, T>, Reader<K, T>) {
     let (cached, seen) = watch::channel(CachedParts { parts: BTreeMap::new(), standing: None });
     let (ask, asked) = mpsc::channel(KEPT);
-    (Board { asked, cached }, Reader { ask, cached: seen })
+    (PartCache { asked, cached }, Reader { ask, cached: seen })
 }
 
-impl<K: Ord + Clone, T: Clone> Board<K, T> {
+impl<K: Ord + Clone, T: Clone> PartCache<K, T> {
     async fn wanted(&mut self) -> K {
         loop {
             // Readers are there as long as the loop.
@@ -222,11 +223,11 @@ impl<K: Ord + Clone, T: Clone> Board<K, T> {
         });
     }
 
-    fn outdate(&self) {
+    fn invalidate(&self) {
         self.cached.send_modify(|cached| cached.parts.values_mut().for_each(|(_, at)| *at = None));
     }
 
-    fn stand(&self, part: impl Fn(&K) -> T + Send + Sync + 'static) {
+    fn publish_fixed(&self, part: impl Fn(&K) -> T + Send + Sync + 'static) {
         self.cached.send_modify(|cached| cached.standing = Some(Box::new(part)));
     }
 }
@@ -307,7 +308,7 @@ mod tests {
         let status = |version: &str| Status { version: version.into(), ..Status::default() };
         publisher.publish(Scope::ALL, status("before"));
         assert_eq!(&*published.status(Scope::ALL).await.version, "before");
-        publisher.outdate();
+        publisher.invalidate();
         let asking = tokio::spawn(async move { published.status(Scope::ALL).await.version.to_string() });
         assert_eq!(publisher.wanted().await, Wanted::Status(Scope::ALL));
         publisher.publish(Scope::ALL, status("after"));

@@ -33,7 +33,7 @@ const CORE_LAYERS: &[&[&str]] = &[
     &["finding"],
     &["signal"],
     &["factor", "printable", "suggest", "amount"],
-    &["dice"],
+    &["test_rng"],
 ];
 
 /// A module within its crate, from the root down; the root itself is empty.
@@ -249,7 +249,7 @@ const LONGEST_FILE: usize = 500;
 /// Functions that were longer when this was first checked. The list only shrinks.
 const LONG_FUNCTIONS: &[&str] = &[
     "crates/core/src/factor/detector.rs candidates",
-    "crates/core/src/factor/detector/follow.rs blame_again",
+    "crates/core/src/factor/detector/follow.rs update_blame",
     "crates/core/src/factor/speed.rs examine",
     "crates/core/src/rule/group.rs judge",
     "crates/trace/src/read/event.rs event_at",

@@ -48,9 +48,9 @@ struct Target {
 }
 
 /// Numbers that look random and are the same in every run.
-struct Dice(u64);
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound.max(1)
@@ -312,33 +312,33 @@ fn targets() -> Vec<Target> {
     ]
 }
 
-fn mutated(seeds: &[Vec<u8>], words: &[&str], dice: &mut Dice) -> Vec<u8> {
-    let mut bytes = seeds[dice.below(seeds.len())].clone();
-    if bytes.len() > SEED && dice.below(2) == 0 {
-        bytes.truncate(dice.below(SEED));
+fn mutated(seeds: &[Vec<u8>], words: &[&str], rng: &mut TestRng) -> Vec<u8> {
+    let mut bytes = seeds[rng.below(seeds.len())].clone();
+    if bytes.len() > SEED && rng.below(2) == 0 {
+        bytes.truncate(rng.below(SEED));
     }
-    for _ in 0..=dice.below(6) {
+    for _ in 0..=rng.below(6) {
         if bytes.is_empty() {
             break;
         }
-        let (from, length) = (dice.below(bytes.len()), 1 + dice.below(64));
+        let (from, length) = (rng.below(bytes.len()), 1 + rng.below(64));
         let to = (from + length).min(bytes.len());
-        match dice.below(9) {
-            0 => bytes[from] ^= 1 << dice.below(8),
-            1 => bytes[from] = [0, 0xff, b'"', b'\n', b'{', b'}', b'-', 0x80][dice.below(8)],
+        match rng.below(9) {
+            0 => bytes[from] ^= 1 << rng.below(8),
+            1 => bytes[from] = [0, 0xff, b'"', b'\n', b'{', b'}', b'-', 0x80][rng.below(8)],
             2 => drop(bytes.drain(from..to)),
             3 => {
-                let again = bytes[from..to].repeat(1 + dice.below(20));
+                let again = bytes[from..to].repeat(1 + rng.below(20));
                 bytes.splice(from..from, again);
             }
             4 => bytes.truncate(from),
             5 | 6 => {
-                let word = words[dice.below(words.len())].as_bytes().to_vec();
+                let word = words[rng.below(words.len())].as_bytes().to_vec();
                 bytes.splice(from..from, word);
             }
             7 => {
-                let number = ["0", "-1", "18446744073709551616", "4294967296", "0.0000000001", "1e-400"]
-                    [dice.below(6)];
+                let number =
+                    ["0", "-1", "18446744073709551616", "4294967296", "0.0000000001", "1e-400"][rng.below(6)];
                 let digits = bytes[from..].iter().position(u8::is_ascii_digit).map(|at| from + at);
                 if let Some(at) = digits {
                     let end =
@@ -347,8 +347,8 @@ fn mutated(seeds: &[Vec<u8>], words: &[&str], dice: &mut Dice) -> Vec<u8> {
                 }
             }
             _ => {
-                let other = &seeds[dice.below(seeds.len())];
-                let begin = dice.below(other.len());
+                let other = &seeds[rng.below(seeds.len())];
+                let begin = rng.below(other.len());
                 bytes.splice(from..to, other[begin..].iter().copied().take(length * 8));
             }
         }
@@ -404,14 +404,14 @@ fn no_input_makes_a_parser_panic_or_hang() {
                 failed.push(format!("{}: {why}", path.display()));
             }
         }
-        let (seeds, mut dice, began, mut count) = ((target.seeds)(), Dice(seed), Instant::now(), 0);
+        let (seeds, mut rng, began, mut count) = ((target.seeds)(), TestRng(seed), Instant::now(), 0);
         let goes_on = |count: usize| match seconds {
             Some(seconds) => began.elapsed() < Duration::from_secs(seconds),
             None => count < FEW,
         };
         while goes_on(count) {
             count += 1;
-            let bytes = mutated(&seeds, target.words, &mut dice);
+            let bytes = mutated(&seeds, target.words, &mut rng);
             let Some(why) = failure(target, &bytes) else { continue };
             let bytes = shrunk(target, bytes);
             std::fs::create_dir_all(&folder).unwrap();

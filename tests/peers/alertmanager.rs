@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use skewtrap::act::notify::plan::delivery;
-use skewtrap::act::notify::{DeliveryResult, Means, Receiver};
+use skewtrap::act::notify::{DeliveryResult, Receiver, Transport};
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap_core::incident::IncidentState;
@@ -71,7 +71,7 @@ impl Alertmanager {
 async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
     let hook = Double::default();
     let Some(alertmanager) = Alertmanager::start(hook.listen().await).await else { return };
-    let means = Means::Alertmanager { url: Secret::new(alertmanager.url.clone()), bearer: None };
+    let means = Transport::Alertmanager { url: Secret::new(alertmanager.url.clone()), bearer: None };
     let (hands, mut results) = start(vec![Receiver::new("am", means)], &hasty());
 
     // Alertmanager compares with its own clock.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::act::state::{OpenMethod, WindowRow};
 use skewtrap::agent::capture::nsys::{close, output_of};
 use skewtrap_core::capture::NsysSession;
 use skewtrap_core::capture::nsys::{Readiness, Session};
@@ -45,8 +45,8 @@ async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
 }
 
 /// A window that an agent left behind just as it started it.
-fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
-    OpenWindow {
+fn left(session: &Session, sent_at: Time, granted: bool) -> WindowRow {
+    WindowRow {
         attempt: "i1/1".into(),
         incident: "i1".into(),
         target: "server".into(),

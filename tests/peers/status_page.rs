@@ -230,7 +230,7 @@ struct Agent {
 impl Agent {
     async fn start(listen: SocketAddr, dir: &Path, first: Status) -> Self {
         let (publisher, published) = publisher(Vitals::default());
-        publisher.stand(first);
+        publisher.publish_fixed(first);
         let (commands, _) = mpsc::channel(1);
         let config = ServeConfig {
             listen,
@@ -519,7 +519,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     // It updates.
     let mut next = status(started);
     next.targets[0].ranks[2].signals.get_mut("load").unwrap().value = 61.0;
-    agent.publisher.stand(next);
+    agent.publisher.publish_fixed(next);
     browser.until("document.querySelector('.rank.blamed .value').textContent === '61'").await;
 
     // An incident and its report.
@@ -557,7 +557,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     let bundle = dir.path().join(&*worse.id);
     std::fs::write(bundle.join("report-2.html"), "<!doctype html><title>report</title>second").unwrap();
     again.rules[0].groups[0].again = Some("it is captured again from 4.50 times on".into());
-    agent.publisher.stand(again);
+    agent.publisher.publish_fixed(again);
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("and was captured again: 4 files")).await;
     for also in [
@@ -624,43 +624,45 @@ async fn an_incident_says_since_when_for_how_long_and_whom_its_verdict_was_held_
     let incident = &status(started).incidents[0];
     let facts = Facts::of(incident, &Origin::default());
     let exact = ["how much", "impact", "cause", "not it", "capture", "cost"];
-    let told: Vec<(&str, &str)> = facts.lines().into_iter().filter(|(name, _)| exact.contains(name)).collect();
+    let told: Vec<(&str, &str)> =
+        facts.lines().into_iter().filter(|(name, _)| exact.contains(name)).collect();
     assert_eq!(told.len(), exact.len());
     for (_, sentence) in told {
-        let shown = format!("document.querySelector('#incident dl').textContent.includes({})", json!(sentence));
+        let shown =
+            format!("document.querySelector('#incident dl').textContent.includes({})", json!(sentence));
         browser.until(&shown).await;
     }
     assert_eq!(browser.eval(&said("ompared while")).await, false);
-    agent.publisher.stand(of(&|incident| {
+    agent.publisher.publish_fixed(of(&|incident| {
         let finding = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
         incident.blame(finding, incident.fired_at);
     }));
     browser.until(&said("(Compared while DP2 was blamed: it confirms nothing of DP0.)")).await;
     browser.until(&said("; compared while DP2 was blamed: it confirms nothing of DP0")).await;
-    agent.publisher.stand(of(&|incident| {
+    agent.publisher.publish_fixed(of(&|incident| {
         incident.resolve(incident.fired_at + Duration::from_secs(60));
         incident.ended_unseen = true;
     }));
     browser.until(&said("; its end was not seen, since the agent was restarted: it was over at")).await;
-    agent.publisher.stand(of(&|incident| incident.rule = STANDING.into()));
+    agent.publisher.publish_fixed(of(&|incident| incident.rule = STANDING.into()));
     browser.until(&said(", when its ranks were first compared")).await;
     let stuck = of(&|incident| {
         incident.finding.measured.as_mut().unwrap().signal = "stuck".into();
         (incident.impact, incident.usual_pause_s) = (None, Some(1.4));
     });
-    agent.publisher.stand(stuck);
+    agent.publisher.publish_fixed(stuck);
     browser.until(&said("it had stood still for 4.2 s when that was found; ranks with work have paused for 1.4 s at most here")).await;
     assert_eq!(browser.eval(&said("times the firing bound")).await, false);
 
     let mut behind = status(started);
     behind.targets[0].sources[0].is_behind = true;
-    agent.publisher.stand(behind);
+    agent.publisher.publish_fixed(behind);
     browser
         .until("document.body.innerText.includes('answers, but the agent is BEHIND with what it says')")
         .await;
     let mut lost = status(started);
     lost.targets[0].unanswered_since = Some(started);
-    agent.publisher.stand(lost);
+    agent.publisher.publish_fixed(lost);
     browser.until("document.body.innerText.includes('has NOT answered since')").await;
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
     agent.stop().await;
@@ -760,7 +762,7 @@ async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_mis
     hostile.rules[0].name = attack.into();
     hostile.rules[0].groups[0].why = attack.into();
     hostile.targets[0].sources[1].problem = Some(attack.into());
-    agent.publisher.stand(hostile);
+    agent.publisher.publish_fixed(hostile);
     browser.until("document.querySelector('#incidents a') !== null").await;
     browser.eval("document.querySelector('#incidents a').click()").await;
     browser.until("document.querySelector('#incident code').textContent.includes('onerror')").await;

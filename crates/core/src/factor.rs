@@ -4,20 +4,19 @@
 //! clean in their own way, so a departure of one of them is found sooner, with fewer false alarms, and
 //! names the cause.
 //!
-//! Readings ([`Observation`]) get a meaning (`intake`: who came, what a stretch of work did), go into bins of
+//! Readings ([`RankReading`]) get a meaning (`intake`: who came, what a stretch of work did), go into bins of
 //! a second a rank (`bins`), and are tested (`share`, `speed`, `residence`, `work`, `pressure`, `stuck`) against bounds
 //! that follow from this site's own tails and a budget of false alarms (`tail`). What passes its bound is
-//! one [`Incident`] with an onset, impact and symptoms ([`Detector`]). docs/factors.md has the method and
+//! one [`Trouble`] with an onset, impact and symptoms ([`Detector`]). docs/factors.md has the method and
 //! its sources. Times are seconds here, on a clock of the caller's; ranks are places in a group.
 
 mod batches;
 mod bins;
 mod channel;
-mod clock;
+mod cost_model;
 mod detector;
 mod evidence;
 mod impact;
-mod incident;
 mod intake;
 mod marks;
 mod observation;
@@ -30,20 +29,21 @@ mod spread;
 mod standing;
 mod stuck;
 mod tail;
+mod trouble;
 mod turnover;
 mod waits;
 mod work;
 
-pub use detector::{BecameUsual, Detector, Nearest, Open, Saved, Settings};
+pub use detector::{BecameUsual, Detector, Nearest, OpenTrouble, Saved, Settings};
 pub use evidence::{Factor, Side};
 pub use impact::{Impact, Reason};
-pub use incident::{Change, Incident, Symptom};
 pub use intake::Chunk;
 pub use marks::{Mark, MarkEffect};
-pub use observation::{Counters, Decode, Gauges, Observation, Prefill, PromptTokens, Reading};
+pub use observation::{Counters, Decode, Gauges, Prefill, PromptTokens, RankReading, Reading};
 pub use onset::Onset;
 pub use standing::Uneven;
 pub use stuck::Progress;
+pub use trouble::{Symptom, Trouble, TroubleChange};
 
 /// The budget of false alarms of a server that nobody set another for.
 pub const FALSE_ALARMS_PER_DAY: f64 = 1.0;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::view::{FleetView, RepeatOffender, Tally};
-use crate::capture::captured::Means;
+use crate::capture::captured::CaptureKind;
 use crate::cause::CauseKind;
 use crate::incident::{CaptureOutcome, Incident, Record};
 use crate::printable::printable;
@@ -189,7 +189,7 @@ pub struct IndexLine {
     /// Why there was none, in one word.
     pub refused: Option<String>,
     /// By what it was captured.
-    pub means: Option<Means>,
+    pub means: Option<CaptureKind>,
     /// Windows that captured something.
     pub windows: u32,
     /// Seconds that they were open.

@@ -5,8 +5,6 @@
 pub mod amount;
 pub mod capture;
 pub mod cause;
-#[cfg(test)]
-mod dice;
 pub mod factor;
 pub mod finding;
 pub mod fleet;
@@ -18,4 +16,6 @@ pub mod rule;
 pub mod signal;
 pub mod status;
 pub mod suggest;
+#[cfg(test)]
+mod test_rng;
 pub mod watch;

@@ -285,7 +285,7 @@ pub fn memory_of(courses: impl IntoIterator<Item = impl AsRef<[f64]>>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dice::Dice;
+    use crate::test_rng::TestRng;
 
     fn course(f: impl Fn(f64) -> f64) -> Vec<(Time, f64)> {
         let start = Time::from_epoch_s(1_000.0);
@@ -313,13 +313,13 @@ mod tests {
 
     #[test]
     fn the_error_reaches_every_break_that_is_as_good() {
-        let mut dice = Dice(11);
+        let mut rng = TestRng(11);
         let mut missed = 0;
         for round in 0..300 {
             let (began, rate) = (40.0 + f64::from(round % 60), 0.02 + 0.002 * f64::from(round % 40));
             let mut noisy = |(t, _): (Time, f64)| {
                 let s = t.epoch_s() - 1_000.0;
-                (t, rate * (s - began).max(0.0) + 1.5 * (dice.uniform() - 0.5))
+                (t, rate * (s - began).max(0.0) + 1.5 * (rng.uniform() - 0.5))
             };
             let course: Vec<_> = course(|_| 0.0).into_iter().map(&mut noisy).collect();
             let onset = found(course, Side::High, QuantityKind::Accumulates).unwrap();
@@ -365,9 +365,9 @@ mod tests {
     #[test]
     fn a_speed_that_breaks_with_the_load_tells_more_closely_when() {
         let times: Vec<Time> = course(|_| 0.0).into_iter().map(|(t, _)| t).collect();
-        let mut dice = Dice(3);
+        let mut rng = TestRng(3);
         let mut noisy =
-            |f: &dyn Fn(f64) -> f64| (0..120).map(|i| f(f64::from(i)) + 2.0 * dice.uniform()).collect();
+            |f: &dyn Fn(f64) -> f64| (0..120).map(|i| f(f64::from(i)) + 2.0 * rng.uniform()).collect();
         let load: Vec<f64> = noisy(&|i| (i - 100.0).max(0.0) * 0.3);
         let speed: Vec<f64> = noisy(&|i| if i > 100.0 { -3.0 } else { 0.0 });
         let member_course =
@@ -395,11 +395,11 @@ mod tests {
 
     #[test]
     fn the_memory_of_several_courses_is_measured_together() {
-        let mut dice = Dice(7);
+        let mut rng = TestRng(7);
         let mut course = |level: f64| {
             let mut left = 0.0;
             let next = |_| {
-                left = 0.8 * left + dice.uniform() - 0.5;
+                left = 0.8 * left + rng.uniform() - 0.5;
                 level + left
             };
             (0..200).map(next).collect::<Vec<f64>>()

@@ -30,12 +30,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::change::{Change, ChangeLine, How, Numbers};
+pub use self::change::{Change, ChangeKind, ChangeLine, Numbers};
 pub use self::compiled::EVALUATION_INTERVAL;
 pub use self::condition::Condition;
 pub use self::engine::Engine;
 pub use self::escalation::times_bound;
-pub use self::factors::{Baseline, FactorSet, MOST_RANKS};
+pub use self::factors::{FactorSet, LearnedServer, MOST_RANKS};
 pub use self::guard::Guard;
 pub use self::state::{RESUMES_WITHIN, RuleState, Suppression};
 pub use self::statistic::Direction;

@@ -4,7 +4,7 @@
 //!  log lines ── log_reader: sglang_line, vllm_line, pattern ─┐
 //!  /metrics ─── exposition ── metrics ───────────────────────┼─> Fields, Sample ─> store ─> views ─> Frame
 //!  /v1/loads ── loads ───────────────────────────────────────┤    (catalog)        (rings, silence,
-//!  own metrics  own_metric ───────────────────────────────────┤
+//!  own metrics  user_metric ──────────────────────────────────┤
 //!  PromQL ───── promql ──────────────────────────────────────┘                      precedence)
 //! ```
 //!
@@ -23,7 +23,6 @@ pub mod log_reader;
 pub mod metrics;
 mod number;
 pub mod observation;
-pub mod own_metric;
 pub mod pattern;
 pub mod promql;
 pub mod sample;
@@ -31,4 +30,5 @@ pub mod sglang_line;
 pub mod source;
 mod stamp;
 pub mod store;
+pub mod user_metric;
 mod vllm_line;

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::course::{Course, POINTS};
+pub use self::course::{ChartHistory, POINTS};
 pub use self::not_watched::{Reach, not_watched};
-use crate::capture::captured::Means;
+use crate::capture::captured::CaptureKind;
 use crate::capture::window::WindowPhase;
 use crate::incident::Incident;
 use crate::rule::{RuleState, Severity};
@@ -286,7 +286,7 @@ pub struct WindowStatus {
     /// The server.
     pub target: Arc<str>,
     /// By what it captures.
-    pub means: Means,
+    pub means: CaptureKind,
     /// How far it is.
     pub state: WindowPhase,
     /// Since when it has been in that state.

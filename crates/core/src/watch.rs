@@ -49,15 +49,15 @@ use crate::capture::governor::Ledger;
 use crate::capture::refusal::Refusal;
 use crate::factor::{Mark, MarkEffect};
 use crate::incident::{Incident, IncidentId};
-use crate::rule::{Baseline, Rule};
+use crate::rule::{LearnedServer, Rule};
 use crate::signal::catalog::Catalog;
-use crate::signal::intake::{Intake, OwnSignals};
+use crate::signal::intake::{Intake, UserSignals};
 use crate::signal::metrics::Role;
 use crate::signal::observation::{Observation, Problem};
-use crate::signal::own_metric::FurtherPage;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{Bounds, SignalStore, StoredSeries};
+use crate::signal::user_metric::ExtraPage;
 use crate::status::{History, Scope, Silence, Status};
 use skewtrap_trace::time::Time;
 
@@ -94,9 +94,9 @@ pub struct Setup {
     /// The signals they may name.
     pub catalog: Arc<Catalog>,
     /// The user's own signals.
-    pub own: OwnSignals,
+    pub own: UserSignals,
     /// The sources that are metrics pages beside the servers' own.
-    pub pages: Vec<FurtherPage>,
+    pub pages: Vec<ExtraPage>,
     /// What is read.
     pub sources: Vec<WatchedSource>,
     /// The servers.
@@ -311,18 +311,18 @@ impl Watch {
     }
 
     /// What was learned of the factors of every server, as it outlives the agent.
-    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
-        self.core.engine.baselines(now)
+    pub fn learned_servers(&self, now: Time) -> Vec<LearnedServer> {
+        self.core.engine.learned_servers(now)
     }
 
     /// The same of one server.
-    pub fn baseline_of(&self, target: &str, now: Time) -> Option<Baseline> {
-        self.core.engine.baseline_of(target, now)
+    pub fn learned_of(&self, target: &str, now: Time) -> Option<LearnedServer> {
+        self.core.engine.learned_of(target, now)
     }
 
     /// Goes on with what an agent before this one learned; to be called before anything is observed.
-    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
-        self.core.engine.remember(baselines, now);
+    pub fn remember(&mut self, learned_servers: Vec<LearnedServer>, now: Time) {
+        self.core.engine.remember(learned_servers, now);
     }
 
     /// The incidents whose rules fire, with what was told of them, as they outlive the agent.
@@ -343,8 +343,8 @@ impl Watch {
 
     /// A capture of an incident that was taken up had ended before this agent began: `known` is what its bundle says.
     /// Where the incident is resolved the caller tells it, with the end.
-    pub fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
-        self.core.ended_before(known, out);
+    pub fn adopt_capture_result(&mut self, known: &Incident, out: &mut Vec<Effect>) {
+        self.core.adopt_capture_result(known, out);
     }
 
     /// A person says what an incident was worth. What it taught its server's bounds; `None` where its rule has a bound

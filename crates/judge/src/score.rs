@@ -11,7 +11,7 @@ use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::finding::Finding;
 use skewtrap_core::incident::STANDING;
 use skewtrap_core::message::Update;
-use skewtrap_core::rule::{Change, How, Rule, RuleState};
+use skewtrap_core::rule::{Change, ChangeKind, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::observation::SourceId;
 use skewtrap_core::signal::sample::{self, TargetId};
@@ -156,17 +156,17 @@ fn rank_of(labels: &Labels) -> Option<usize> {
 fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
     let at = change.at.epoch_s() - START;
     let rule = change.rule.name.to_string();
-    if (change.state != RuleState::Firing || change.how == How::Reblamed)
+    if (change.state != RuleState::Firing || change.how == ChangeKind::Reblamed)
         && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_none())
     {
         t.cleared = Some(at);
     }
-    if change.how == How::Weighed
+    if change.how == ChangeKind::Weighed
         && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_none())
     {
         t.capture = capture.into();
     }
-    if change.how == How::Returned
+    if change.how == ChangeKind::Returned
         && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_some())
     {
         t.returns += 1;
@@ -187,7 +187,7 @@ fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
         ranks: Vec::new(),
         cleared: None,
         capture: capture.into(),
-        is_reblame: change.how == How::Reblamed,
+        is_reblame: change.how == ChangeKind::Reblamed,
         returns: 0,
     };
     told.name(finding, at);

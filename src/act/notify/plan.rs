@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::storm::{Admission, Storm, StormCap};
-use super::{Delivery, Means, Receiver};
+use super::{Delivery, Receiver, Transport};
 use skewtrap_core::incident::{Incident, Raised};
 use skewtrap_core::message::{Message, Origin, Update, counted};
 use skewtrap_core::rule::Severity;
@@ -70,7 +70,7 @@ pub struct Planner {
 impl Planner {
     /// A planner for these receivers.
     pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
-        let keep_alerts = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
+        let keep_alerts = receivers.iter().filter(|r| matches!(r.means, Transport::Alertmanager { .. }));
         let keep_alerts = keep_alerts.map(|r| r.name.clone()).collect();
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
         Self {
@@ -85,7 +85,7 @@ impl Planner {
     }
 
     /// From now on messages lead to this page, or say why to none.
-    pub fn lead_to(&mut self, page: Result<String, String>) {
+    pub fn set_page(&mut self, page: Result<String, String>) {
         (self.origin.page, self.origin.no_page) = match page {
             Ok(page) => (Some(page), None),
             Err(why) => (None, Some(why)),
@@ -241,7 +241,7 @@ mod tests {
     use skewtrap_core::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
-        Receiver { route, ..Receiver::new(name, Means::Stdout { json: true }) }
+        Receiver { route, ..Receiver::new(name, Transport::Stdout { json: true }) }
     }
 
     fn planner(cap: StormCap) -> Planner {
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn what_comes_after_the_three_messages_only_renews_alerts() {
         let url = Secret::new("http://alertmanager:9093");
-        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let am = Receiver::new("am", Transport::Alertmanager { url, bearer: None });
         let receivers = [am, receiver("all", Route::default())];
         let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn whoever_was_told_of_an_incident_is_told_its_end_though_a_rule_of_other_receivers_took_it_over() {
         let url = Secret::new("http://alertmanager:9093");
-        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let am = Receiver::new("am", Transport::Alertmanager { url, bearer: None });
         let own = Receiver { route: Route { by_default: false, ..Route::default() }, ..am };
         let receivers = [own, receiver("all", Route::default())];
         let now = Time::from_epoch_s(1_795_492_126.1);
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn a_window_that_somebody_asked_for_is_told_and_is_no_alert() {
         let url = Secret::new("http://alertmanager:9093");
-        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let am = Receiver::new("am", Transport::Alertmanager { url, bearer: None });
         let receivers = [am, receiver("all", Route::default())];
         let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn after_a_restart_an_alertmanager_hears_the_end_of_every_incident_and_people_of_a_few() {
         let url = Secret::new("http://alertmanager:9093");
-        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let am = Receiver::new("am", Transport::Alertmanager { url, bearer: None });
         let cap = StormCap { incidents: 2, per: Duration::from_secs(600) };
         let mut planner = Planner::new(&[am, receiver("all", Route::default())], cap, Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);

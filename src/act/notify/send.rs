@@ -12,7 +12,7 @@ use sha2::Sha256;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
-use super::{Means, Receiver};
+use super::{Receiver, Transport};
 use crate::http::client::cause_of;
 use crate::http::{Secret, body};
 use skewtrap_core::message::{Message, alerts, slack, terminal};
@@ -56,7 +56,7 @@ impl Failure {
 pub async fn send(client: &reqwest::Client, receiver: &Receiver, message: &Message) -> Result<(), Failure> {
     let attempt = async {
         match &receiver.means {
-            Means::Webhook { url, signing_key, bearer } => {
+            Transport::Webhook { url, signing_key, bearer } => {
                 let body = message.json();
                 let signature = signing_key.as_ref().map(|key| signature_of(key, body.as_bytes()));
                 let mut request = authorised(client.post(url.reveal()), bearer.as_ref());
@@ -65,16 +65,16 @@ pub async fn send(client: &reqwest::Client, receiver: &Receiver, message: &Messa
                 }
                 post(request, message, body).await
             }
-            Means::Slack { url } => {
+            Transport::Slack { url } => {
                 post(client.post(url.reveal()), message, slack(message).to_string()).await
             }
-            Means::Alertmanager { url, bearer } => {
+            Transport::Alertmanager { url, bearer } => {
                 let body = serde_json::to_string(&alerts(message)).map_err(|e| never(e.to_string()))?;
                 let url = format!("{}/api/v2/alerts", url.reveal().trim_end_matches('/'));
                 post(authorised(client.post(url), bearer.as_ref()), message, body).await
             }
-            Means::Command { argv } => run(argv, message).await,
-            Means::Stdout { json } => print(message, *json).await,
+            Transport::Command { argv } => run(argv, message).await,
+            Transport::Stdout { json } => print(message, *json).await,
         }
     };
     match tokio::time::timeout(receiver.timeout, attempt).await {

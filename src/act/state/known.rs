@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use serde::de::DeserializeOwned;
 
 use super::{State, StateError, json};
-use skewtrap_core::rule::Baseline;
+use skewtrap_core::rule::LearnedServer;
 use skewtrap_core::status::Silence;
 use skewtrap_core::watch::KeptIncident;
 
@@ -72,7 +72,7 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn save_known(&self, baselines: &[Baseline], open: &[KeptIncident]) -> Result<(), StateError> {
+    pub fn save_known(&self, baselines: &[LearnedServer], open: &[KeptIncident]) -> Result<(), StateError> {
         let mut of_targets: BTreeMap<&str, Vec<&KeptIncident>> = BTreeMap::new();
         for kept in open {
             of_targets.entry(&kept.incident.target).or_default().push(kept);
@@ -100,7 +100,7 @@ impl State {
     pub fn save_known_of(
         &self,
         target: &str,
-        learned: Option<&Baseline>,
+        learned: Option<&LearnedServer>,
         open: &[KeptIncident],
     ) -> Result<(), StateError> {
         self.write(|transaction| {
@@ -118,10 +118,10 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn baselines(&self) -> Result<Vec<Baseline>, StateError> {
+    pub fn baselines(&self) -> Result<Vec<LearnedServer>, StateError> {
         let (of_servers, earlier) = self.known(BASELINE)?;
-        let earlier = earlier.and_then(|body| read::<Vec<Baseline>>(&body)).unwrap_or_default();
-        let is_new = |baseline: &Baseline| !of_servers.contains_key(&*baseline.target);
+        let earlier = earlier.and_then(|body| read::<Vec<LearnedServer>>(&body)).unwrap_or_default();
+        let is_new = |baseline: &LearnedServer| !of_servers.contains_key(&*baseline.target);
         let of_servers = of_servers.values().filter_map(|body| read(body));
         Ok(of_servers.chain(earlier.into_iter().filter(is_new)).collect())
     }
@@ -181,10 +181,10 @@ mod tests {
     use skewtrap_core::factor::{Detector, Settings};
     use skewtrap_trace::time::Time;
 
-    fn learned(target: &str) -> Baseline {
+    fn learned(target: &str) -> LearnedServer {
         let detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
         let at = Time::from_epoch_s(1e9);
-        Baseline { target: target.into(), at, ranks: vec![0, 1], known: detector.saved() }
+        LearnedServer { target: target.into(), at, ranks: vec![0, 1], known: detector.saved() }
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
     fn what_is_saved_of_one_server_leaves_the_others_as_they_are() {
         let state = State::in_memory().unwrap();
         state.save_known(&["a", "b"].map(learned), &[]).unwrap();
-        let newer = Baseline { ranks: vec![0, 1, 2], ..learned("b") };
+        let newer = LearnedServer { ranks: vec![0, 1, 2], ..learned("b") };
         state.save_known_of("b", Some(&newer), &[]).unwrap();
         assert_eq!(state.baselines().unwrap(), [learned("a"), newer.clone()]);
         state.save_known_of("b", None, &[]).unwrap();
@@ -217,7 +217,7 @@ mod tests {
         let text = serde_json::to_string(&all).unwrap();
         state.lock().execute("INSERT INTO meta VALUES ('baselines', ?1)", [&text]).unwrap();
         assert_eq!(state.baselines().unwrap(), all);
-        let newer = Baseline { ranks: vec![0, 1, 2], ..learned("b") };
+        let newer = LearnedServer { ranks: vec![0, 1, 2], ..learned("b") };
         state.save_known_of("b", Some(&newer), &[]).unwrap();
         assert_eq!(state.baselines().unwrap(), [newer, learned("a")], "each once, the newer one");
         state.save_known(&all[1..], &[]).unwrap();

@@ -18,8 +18,8 @@ fn attempt(id: &str, s: f64) -> Attempt {
     }
 }
 
-fn window(attempt: &str) -> OpenWindow {
-    OpenWindow {
+fn window(attempt: &str) -> WindowRow {
+    WindowRow {
         attempt: attempt.into(),
         incident: "i1".into(),
         target: "server".into(),
@@ -48,11 +48,11 @@ fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled()
     let state = State::open(dir.path()).unwrap();
     let agent = state.agent().clone();
     state.begin(&attempt("a1", 10.0), &window("a1"), Some(&record_of_a_test("i1", 10.0))).unwrap();
-    state.update(&OpenWindow { granted: true, ..window("a1") }).unwrap();
+    state.update(&WindowRow { granted: true, ..window("a1") }).unwrap();
     drop(state);
     let state = State::open(dir.path()).unwrap();
     assert_eq!((state.agent().clone(), state.ledger().unwrap().attempts), (agent, vec![attempt("a1", 10.0)]));
-    assert_eq!(state.open_windows().unwrap(), [OpenWindow { granted: true, ..window("a1") }]);
+    assert_eq!(state.open_windows().unwrap(), [WindowRow { granted: true, ..window("a1") }]);
     assert_eq!(state.unfinished_incidents().unwrap(), [(record_of_a_test("i1", 10.0), false)]);
     let end = AttemptEnd {
         at: Time::from_epoch_s(12.0),
@@ -88,7 +88,7 @@ fn a_window_that_is_not_proven_closed_keeps_its_row_until_its_server_is_another_
         .unwrap();
     drop(state);
     let state = State::open(dir.path()).unwrap();
-    assert_eq!(state.open_windows().unwrap(), [OpenWindow { unproven, ..window("a1") }]);
+    assert_eq!(state.open_windows().unwrap(), [WindowRow { unproven, ..window("a1") }]);
     state.release(Time::from_epoch_s(19.0), None).unwrap();
     state.release(Time::from_epoch_s(1e9), Some("another")).unwrap();
     // The disk took it late: the window is of the instance that came after.
@@ -111,15 +111,15 @@ fn a_window_that_is_open_when_the_clock_is_set_is_as_old_as_before_whoever_write
     assert_eq!(state.ledger().unwrap().attempts[0].at, at(3610.0));
     // Whoever closes it goes by a clock that was not set.
     let stops = Stops { count: 1, last: at(15.0), answer: None };
-    state.update(&OpenWindow { stops: Some(stops), ..window("a1") }).unwrap();
+    state.update(&WindowRow { stops: Some(stops), ..window("a1") }).unwrap();
     assert_eq!((row().sent_at, row().stops.unwrap().last), (at(3610.0), at(3615.0)));
     // One that is begun afterwards goes by the new clock, and so it is when that is set back.
-    state.begin(&attempt("a2", 3700.0), &OpenWindow { sent_at: at(3700.0), ..window("a2") }, None).unwrap();
+    state.begin(&attempt("a2", 3700.0), &WindowRow { sent_at: at(3700.0), ..window("a2") }, None).unwrap();
     let sent = || state.open_windows().unwrap().iter().map(|w| w.sent_at).collect::<Vec<_>>();
     let back = ClockJump { before: at(3710.0), by_ns: -3_600_000_000_000, started: at(3650.0) };
     state.clock_was_set(back).unwrap();
     assert_eq!(sent(), [at(3610.0), at(100.0)], "the first one is of before this process");
-    state.update(&OpenWindow { sent_at: at(3700.0), ..window("a2") }).unwrap();
+    state.update(&WindowRow { sent_at: at(3700.0), ..window("a2") }).unwrap();
     assert_eq!(sent(), [at(3610.0), at(100.0)]);
 }
 
@@ -143,7 +143,7 @@ fn a_server_that_is_called_otherwise_keeps_its_open_window_and_its_attempts() {
     assert_eq!(state.servers_are(&[server("other", "127.0.0.1:2")]).unwrap(), []);
     let renamed = state.servers_are(&[server("other", "127.0.0.1:2"), server("new", "127.0.0.1:1")]).unwrap();
     assert_eq!(renamed, [("server".to_owned(), "new".to_owned())]);
-    let named = |target: &str| OpenWindow { target: target.into(), ..window("a1") };
+    let named = |target: &str| WindowRow { target: target.into(), ..window("a1") };
     assert_eq!(state.open_windows().unwrap(), [named("new")]);
     let before = attempt("a1", 10.0);
     let group = if before.group == "server" { "new".to_owned() } else { before.group.clone() };

@@ -12,7 +12,7 @@ use skewtrap_trace::time::Time;
 
 /// A window that is, or may be, open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OpenWindow {
+pub struct WindowRow {
     /// The attempt's id.
     pub attempt: String,
     /// The incident's id.
@@ -50,7 +50,7 @@ pub struct OpenWindow {
     pub logs_from: BTreeMap<PathBuf, u64>,
 }
 
-impl OpenWindow {
+impl WindowRow {
     /// The window of an attempt that begins at `at`: nothing was sent yet, and nothing is known of it.
     pub fn of(attempt: &Attempt, method: OpenMethod, at: Time) -> Self {
         Self {

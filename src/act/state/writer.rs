@@ -132,14 +132,14 @@ impl State {
 
     /// Writes when the disk lets it, and where that fails again and again until the disk takes it or the
     /// agent ends; the next agent looks at what is left.
-    pub fn until_written(&self, write: impl Fn(&Self) -> Result<(), StateError> + Send + 'static) {
+    pub fn write_until_done(&self, write: impl Fn(&Self) -> Result<(), StateError> + Send + 'static) {
         self.write_again(vec![Box::new(write)]);
     }
 
-    /// [`Self::until_written`] of the end of a window.
+    /// [`Self::write_until_done`] of the end of a window.
     pub fn finish_later(&self, attempt: &str, incident: &str, stored: &StoredCapture) {
         let (attempt, incident, stored) = (attempt.to_owned(), incident.to_owned(), stored.clone());
-        self.until_written(move |state| state.finish(&attempt, &incident, &stored));
+        self.write_until_done(move |state| state.finish(&attempt, &incident, &stored));
     }
 
     /// Tries again what failed; to be called every second.
@@ -206,7 +206,7 @@ impl State {
     }
 
     /// Like [`Self::later`]; gives what came of it, for whoever wants to wait.
-    pub fn kept(
+    pub fn write_and_report(
         &self,
         write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static,
     ) -> oneshot::Receiver<Result<(), StateError>> {
@@ -288,13 +288,13 @@ mod tests {
     fn a_write_that_fails_is_told_and_one_that_must_be_written_is_tried_until_it_is() {
         let state = State::in_memory().unwrap();
         let refused = || StateError::Vanished { folder: "/gone".into() };
-        let mut kept = state.kept(move |_| Err(refused()));
+        let mut kept = state.write_and_report(move |_| Err(refused()));
         state.written();
         assert!(kept.try_recv().is_ok_and(|result| result.is_err()), "whoever waits is told");
         assert!(state.failed().is_some_and(|why| why.contains("/gone")), "and everybody else");
         let tries = Arc::new(Mutex::new(0));
         let tried = tries.clone();
-        state.until_written(move |_| {
+        state.write_until_done(move |_| {
             let mut tries = tried.lock().unwrap();
             *tries += 1;
             if *tries < 3 { Err(refused()) } else { Ok(()) }
@@ -317,7 +317,7 @@ mod tests {
         });
         (0..WAITING + 2).for_each(|_| state.later(|_| Ok(())));
         let (wrote, hears) = channel();
-        state.until_written(move |_| {
+        state.write_until_done(move |_| {
             let _ = wrote.send(());
             Ok(())
         });

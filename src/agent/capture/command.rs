@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 use super::{CaptureResult, CaptureStore};
 use crate::act::command::{Ended, INCIDENT_VARIABLE, Tokens, argv_of, kill_left_behind, start};
-use crate::act::state::{OpenMethod, OpenWindow, StateError};
+use crate::act::state::{OpenMethod, StateError, WindowRow};
 use crate::agent::window::{Links, WindowSignal};
 use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::process::marked;
 use skewtrap_core::amount::Span;
 use skewtrap_core::capture::CommandWindow;
-use skewtrap_core::capture::captured::{Means, Quality};
+use skewtrap_core::capture::captured::{CaptureKind, Quality};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Attempt;
-use skewtrap_core::capture::verify::{Artifact, Verdict};
+use skewtrap_core::capture::verify::{Artifact, FileVerification};
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Exchange, Record};
 
@@ -31,16 +31,16 @@ pub async fn capture(
     mut links: Links,
 ) -> Result<CaptureResult, StateError> {
     let clock = store.clock.steady();
-    let mut window = OpenWindow::of(attempt, OpenMethod::Command { group: None }, clock.now());
+    let mut window = WindowRow::of(attempt, OpenMethod::Command { group: None }, clock.now());
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {
-        return Ok(CaptureResult::never_sent(Means::Command, late, window.sent_at));
+        return Ok(CaptureResult::never_sent(CaptureKind::Command, late, window.sent_at));
     }
     if let Err(over) = links.check_lease() {
-        return Ok(CaptureResult::never_sent(Means::Command, over, window.sent_at));
+        return Ok(CaptureResult::never_sent(CaptureKind::Command, over, window.sent_at));
     }
     let mut result =
-        CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
+        CaptureResult { means: CaptureKind::Command, sent_at: window.sent_at, ..CaptureResult::default() };
     let (bundles, incident, number) =
         (store.bundles.clone(), attempt.incident.clone(), record.incident.window());
     let made = crate::world::blocking(move || bundles.scratch(&incident, number)).await;
@@ -54,7 +54,7 @@ pub async fn capture(
     let rank = record.incident.finding.rank.to_string();
     let argv = argv_of(&spec.argv, Tokens { incident: &attempt.incident, rank: &rank, output_dir: &folder });
     if let Err(unsent) = links.check_wanted() {
-        return Ok(CaptureResult::never_sent(Means::Command, unsent, window.sent_at));
+        return Ok(CaptureResult::never_sent(CaptureKind::Command, unsent, window.sent_at));
     }
     let running = match start(&argv, &attempt.incident) {
         Ok(running) => running,
@@ -96,7 +96,7 @@ pub async fn capture(
     result.artifacts = crate::world::blocking(move || files_in(&folder)).await.unwrap_or_default();
     // A program that leaves no file may have done its work elsewhere.
     let quality = if result.artifacts.is_empty() { Quality::Unseen } else { Quality::Usable };
-    result.verdict = Verdict { quality, ..Verdict::default() };
+    result.verdict = FileVerification { quality, ..FileVerification::default() };
     Ok(result)
 }
 
@@ -129,7 +129,7 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
 
 /// Ends the program that an agent before this one left behind, and all that it started: they bear
 /// the incident in their environment, so that nobody else's process is taken for one of them.
-pub async fn close(window: &OpenWindow, group: Option<i32>) -> CaptureResult {
+pub async fn close(window: &WindowRow, group: Option<i32>) -> CaptureResult {
     let (incident, sent_at) = (window.incident.clone(), window.sent_at);
     let left = crate::world::blocking(move || marked(INCIDENT_VARIABLE, &incident)).await;
     let unproven = left.as_ref().err().map(|panic| format!("its processes could not be looked for: {panic}"));
@@ -139,5 +139,11 @@ pub async fn close(window: &OpenWindow, group: Option<i32>) -> CaptureResult {
         kill_left_behind(group, &left);
         why += "; it was killed when the agent was back";
     }
-    CaptureResult { means: Means::Command, failure: Some(why), unproven, sent_at, ..CaptureResult::default() }
+    CaptureResult {
+        means: CaptureKind::Command,
+        failure: Some(why),
+        unproven,
+        sent_at,
+        ..CaptureResult::default()
+    }
 }

@@ -16,11 +16,11 @@ use tracing::warn;
 pub use self::left::close;
 use super::{CaptureResult, CaptureStore};
 use crate::act::nsys::{CommandOutput, Nsys};
-use crate::act::state::{OpenMethod, OpenWindow, StateError};
+use crate::act::state::{OpenMethod, StateError, WindowRow};
 use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
 use crate::observe::process::{ancestors, listener, ranks_below};
 use skewtrap_core::capture::NsysWindow;
-use skewtrap_core::capture::captured::Means;
+use skewtrap_core::capture::captured::CaptureKind;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::nsys::{CollectionOwner, LONGEST_START, Readiness, Session, choose, owner_of};
 use skewtrap_core::capture::window::{CANCEL_LIMIT, EXPORT_LIMIT, WindowPhase};
@@ -48,13 +48,13 @@ pub async fn capture(
 ) -> Result<CaptureResult, StateError> {
     let clock = store.clock.steady();
     let method = OpenMethod::Nsys { session: String::new(), name: String::new() };
-    let window = OpenWindow::of(attempt, method, clock.now());
+    let window = WindowRow::of(attempt, method, clock.now());
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {
-        return Ok(CaptureResult::never_sent(Means::Nsys, late, window.sent_at));
+        return Ok(CaptureResult::never_sent(CaptureKind::Nsys, late, window.sent_at));
     }
     if let Err(over) = links.check_lease() {
-        return Ok(CaptureResult::never_sent(Means::Nsys, over, window.sent_at));
+        return Ok(CaptureResult::never_sent(CaptureKind::Nsys, over, window.sent_at));
     }
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges, cancel) = (record.incident.window(), Vec::new(), links.cancel.clone());
@@ -77,7 +77,7 @@ pub async fn capture(
                     close(&handle.nsys, &window, &output, store.clock.now(), &cancel).await
                 }
                 None => CaptureResult {
-                    means: Means::Nsys,
+                    means: CaptureKind::Nsys,
                     sent_at: store.clock.now(),
                     ..CaptureResult::default()
                 },
@@ -98,7 +98,7 @@ struct NsysCapture {
     store: CaptureStore,
     handle: TargetHandle,
     spec: NsysWindow,
-    window: OpenWindow,
+    window: WindowRow,
     /// Of the capture within its incident.
     number: usize,
     links: Links,
@@ -223,8 +223,11 @@ impl std::fmt::Display for SessionState {
 
 impl NsysCapture {
     async fn run(mut self) -> CaptureResult {
-        let mut result =
-            CaptureResult { means: Means::Nsys, sent_at: self.store.clock.now(), ..CaptureResult::default() };
+        let mut result = CaptureResult {
+            means: CaptureKind::Nsys,
+            sent_at: self.store.clock.now(),
+            ..CaptureResult::default()
+        };
         let collected = self.collect(&mut result).await;
         if self.window.granted
             && self.links.meter.recovery(&self.handle.server, &self.links.cancel).await.is_none()

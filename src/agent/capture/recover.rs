@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::{CaptureResult, CaptureStore, Finalizer, Taken, command, nsys, result_of};
 use crate::act::bundle::BundleError;
 use crate::act::nsys::Nsys;
-use crate::act::state::{OpenMethod, OpenWindow};
+use crate::act::state::{OpenMethod, WindowRow};
 use crate::agent::cost::Meter;
 use crate::agent::window::{self, Links, Status, TargetHandle, follow};
 use crate::clock::Clock;
@@ -54,7 +54,7 @@ pub struct Found {
     /// [`crate::act::state::State::reported`] says that the message is in the outbox.
     pub finished: Vec<Record>,
     /// Windows that are, or may be, open, with their records: to be closed.
-    pub left: Vec<(OpenWindow, Record)>,
+    pub left: Vec<(WindowRow, Record)>,
     /// Other incidents that were not over when that agent ended, nor so long ago that every receiver
     /// has forgotten them.
     pub open: Vec<Record>,
@@ -73,7 +73,7 @@ impl Found {
         if let Err(error) = store.state.end(&attempt, &end) {
             error!("{error}; the end of an earlier window is written as soon as the disk takes it");
             self.unwritten.push((attempt.clone(), end.clone()));
-            store.state.until_written(move |state| state.end(&attempt, &end));
+            store.state.write_until_done(move |state| state.end(&attempt, &end));
         }
     }
 }
@@ -126,7 +126,7 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
         if reported.contains(&record.incident.id) {
             let id = record.incident.id.clone();
             if complete(store, record).1 {
-                store.state.until_written(move |state| state.delete_incident(&id));
+                store.state.write_until_done(move |state| state.delete_incident(&id));
             }
             continue;
         }
@@ -201,7 +201,7 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
 pub async fn close(
     store: CaptureStore,
     known: Option<TargetHandle>,
-    window: OpenWindow,
+    window: WindowRow,
     record: Record,
     links: (Meter, CancellationToken),
 ) -> Taken {
@@ -224,7 +224,7 @@ pub async fn close(
 
 /// The result of a window whose server is no target any more, once nothing would stop it even where that became one
 /// again; `None` where the agent ends before.
-async fn given_up(window: &OpenWindow, clock: Clock, cancel: &CancellationToken) -> Option<CaptureResult> {
+async fn given_up(window: &WindowRow, clock: Clock, cancel: &CancellationToken) -> Option<CaptureResult> {
     let target = &window.target;
     error!(
         incident = window.incident,
@@ -255,14 +255,14 @@ async fn given_up(window: &OpenWindow, clock: Clock, cancel: &CancellationToken)
 async fn closed(
     store: &CaptureStore,
     handle: TargetHandle,
-    window: OpenWindow,
+    window: WindowRow,
     record: &Record,
     (meter, cancel): (Meter, CancellationToken),
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
             let of = (&store.state, store.clock);
-            let Some(turn) = window::turn_to_close(&handle, &request, of, &cancel).await else {
+            let Some(server_lock) = window::wait_for_server_lock(&handle, &request, of, &cancel).await else {
                 return CaptureResult { left_open: true, ..CaptureResult::default() };
             };
             let (mut lines, mut ends) = (Lines::new(), Vec::new());
@@ -277,7 +277,7 @@ async fn closed(
             // A read that panics leaves them where they are.
             let moved = moved.unwrap_or_default();
             let status =
-                Status { phase: WindowPhase::Unknown, distrust: SettlingTime::opened(window.sent_at) };
+                Status { phase: WindowPhase::Unknown, settling: SettlingTime::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let readers: Vec<_> = ends
                 .iter()
@@ -288,7 +288,7 @@ async fn closed(
             let state = (&store.state, store.clock);
             let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
             readers.iter().for_each(tokio::task::JoinHandle::abort);
-            turn.end(outcome.may_be_open()).await;
+            server_lock.end(outcome.may_be_open()).await;
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {

@@ -17,7 +17,7 @@ use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::agent::{AgentEvent, Samples, compare, report};
 use crate::observe::trace::TraceError;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
-use skewtrap_core::capture::captured::{CapturedFile, Means};
+use skewtrap_core::capture::captured::{CaptureKind, CapturedFile};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::{SettlingTime, WindowPhase};
@@ -58,8 +58,8 @@ impl Task {
             Err(refusal) => return self.refused(refusal).await,
         };
         let record = self.record().await;
-        let distrust = SettlingTime::opened(self.store.clock.now());
-        let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, distrust });
+        let settling = SettlingTime::opened(self.store.clock.now());
+        let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, settling });
         let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
         let meter = self.meter.clone();
         let links = Links { signals, status, meter, cancel, lease: lease.clone() };
@@ -305,7 +305,7 @@ fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<Verdict
         // A verdict without a culprit would make it a baseline.
         Err(error)
             if !incident.is_baseline
-                && incident.capture.captured().is_some_and(|c| c.means != Means::Command) =>
+                && incident.capture.captured().is_some_and(|c| c.means != CaptureKind::Command) =>
         {
             tracing::warn!(incident = &*incident.id, "its ranks could not be compared: {error}");
             return Ok(no_verdict(&error));

@@ -116,7 +116,7 @@ struct LeaseKeeper {
     /// The takes of windows that have not ended.
     held: BTreeSet<String>,
     returns: Vec<Return>,
-    unfound: Vec<UnresolvedLease>,
+    unresolved: Vec<UnresolvedLease>,
     servers: Vec<(String, Server)>,
     state: State,
     metrics: Arc<Metrics>,
@@ -138,7 +138,7 @@ impl LeaseKeeper {
             measured: None,
             held: BTreeSet::new(),
             returns: Vec::new(),
-            unfound: Vec::new(),
+            unresolved: Vec::new(),
             servers,
             state,
             metrics,
@@ -149,7 +149,7 @@ impl LeaseKeeper {
         self.look_at_clocks().await;
         self.find(None).await;
         loop {
-            let retries = self.returns.iter().map(|r| r.retry).chain(self.unfound.iter().map(|u| u.retry));
+            let retries = self.returns.iter().map(|r| r.retry).chain(self.unresolved.iter().map(|u| u.retry));
             let due = retries.map(|retry| retry.due).min();
             let ask = tokio::select! {
                 ask = asked.recv() => ask,
@@ -181,7 +181,7 @@ impl LeaseKeeper {
                 let taken = self.take(*intent, expected).await;
                 if let Err(Ok(Some(held))) = answer.send(taken) {
                     // Its window is gone.
-                    self.give_back(held.turn.intent.clone(), WindowEnd::default(), Duration::ZERO).await;
+                    self.give_back(held.granted.intent.clone(), WindowEnd::default(), Duration::ZERO).await;
                 }
             }
             Ask::GiveBack { intent, end } => self.give_back(*intent, end, Duration::ZERO).await,
@@ -228,7 +228,7 @@ impl LeaseKeeper {
             Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
             Ok(mut lease) => {
                 let mut take = LeaseRequest::new(intent, self.budget.clone(), expected, self.clock());
-                let known = Known {
+                let known = ProofSources {
                     state: &self.state,
                     held: &self.held,
                     returns: &self.returns,
@@ -257,19 +257,23 @@ impl LeaseKeeper {
             }
         };
         match step {
-            LeaseRequestStep::Taken(turn) => {
+            LeaseRequestStep::Taken(granted) => {
                 self.metrics.lease.tell(None);
-                if let Some(before) = &turn.after_unproven {
+                if let Some(before) = &granted.after_unproven {
                     warn!(
                         "the lease of the pool is taken over: the agent on {} has not said that its window on {} is closed",
                         before.host, before.target
                     );
                     self.metrics.pool_overlap("unproven");
                 }
-                info!(attempt = turn.intent.attempt, fence = turn.fence, "the lease of the pool is taken");
-                self.held.insert(turn.intent.nonce.clone());
-                let turn = Arc::from(turn);
-                Ok(Some(HeldLease { turn, steady, boot, was_late: Arc::default() }))
+                info!(
+                    attempt = granted.intent.attempt,
+                    fence = granted.fence,
+                    "the lease of the pool is taken"
+                );
+                self.held.insert(granted.intent.nonce.clone());
+                let granted = Arc::from(granted);
+                Ok(Some(HeldLease { granted, steady, boot, was_late: Arc::default() }))
             }
             LeaseRequestStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
                 self.metrics.lease.tell(Some(refusal.to_string()));
@@ -328,14 +332,15 @@ impl LeaseKeeper {
     /// Gives back what an agent before this one took: the lease of an attempt whose window was closed, or what its
     /// state knows to be closed, or never started. A store that is away is asked again.
     async fn find(&mut self, closed: Option<(String, WindowEnd)>) {
-        self.unfound.push(UnresolvedLease { closed, retry: Retry::after(Duration::ZERO) });
+        self.unresolved.push(UnresolvedLease { closed, retry: Retry::after(Duration::ZERO) });
         self.find_due().await;
     }
 
     async fn find_due(&mut self) {
         let now = Instant::now();
-        let (due, waiting) = std::mem::take(&mut self.unfound).into_iter().partition(|u| u.retry.due <= now);
-        self.unfound = waiting;
+        let (due, waiting) =
+            std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.retry.due <= now);
+        self.unresolved = waiting;
         let due: Vec<UnresolvedLease> = due;
         if due.is_empty() {
             return;
@@ -352,7 +357,7 @@ impl LeaseKeeper {
                 }
                 let again =
                     |u: UnresolvedLease| UnresolvedLease { retry: u.retry.again(LONGEST_LOOK_UP), ..u };
-                self.unfound.extend(due.into_iter().map(again));
+                self.unresolved.extend(due.into_iter().map(again));
                 return;
             }
         };
@@ -489,14 +494,14 @@ async fn end_of(state: &State, open: &Intent) -> Option<WindowEnd> {
 }
 
 /// What this agent knows of the windows of the pool.
-struct Known<'a> {
+struct ProofSources<'a> {
     state: &'a State,
     held: &'a BTreeSet<String>,
     returns: &'a [Return],
     servers: &'a [(String, Server)],
 }
 
-impl Known<'_> {
+impl ProofSources<'_> {
     /// What is known of the end of the window of an intent.
     async fn proof_of(&self, open: &Intent) -> Proof {
         if open.agent == **self.state.agent() {
@@ -565,12 +570,12 @@ mod tests {
         std::fs::rename(&bucket, &away).expect("gone");
         let end = WindowEnd { was_sent: true, ..WindowEnd::default() };
         next.find(Some(("i1/1".into(), end))).await;
-        assert_eq!(next.unfound.len(), 1, "it is tried again");
+        assert_eq!(next.unresolved.len(), 1, "it is tried again");
         std::fs::rename(&away, &bucket).expect("back");
         assert!(next.open(GIVE_BACK_LIMIT).await.expect("it answers").is_some());
-        next.unfound[0].retry.due = Instant::now();
+        next.unresolved[0].retry.due = Instant::now();
         next.find_due().await;
-        assert_eq!((next.unfound.len(), next.returns.len()), (0, 0));
+        assert_eq!((next.unresolved.len(), next.returns.len()), (0, 0));
         assert_eq!(next.open(GIVE_BACK_LIMIT).await, Ok(None));
     }
 
@@ -583,7 +588,7 @@ mod tests {
         assert_eq!(end_of(&state, &elsewhere).await, None, "a copy of the state knows nothing of it");
         let attempt = attempt_of_a_test("i1/1");
         let method = crate::act::state::OpenMethod::Command { group: None };
-        let window = crate::act::state::OpenWindow::of(&attempt, method, Time::default());
+        let window = crate::act::state::WindowRow::of(&attempt, method, Time::default());
         state.begin(&attempt, &window, None).expect("written");
         assert_eq!(end_of(&state, &here).await, None, "it may be open");
     }
@@ -601,7 +606,7 @@ mod tests {
         // Nothing can be created where it was.
         std::fs::write(&bucket, "").expect("written");
         let mut pauses = Vec::new();
-        keeper.later(held.turn.intent.clone(), WindowEnd::default(), Duration::ZERO);
+        keeper.later(held.granted.intent.clone(), WindowEnd::default(), Duration::ZERO);
         for _ in 0..7 {
             keeper.returns[0].retry.due = Instant::now();
             keeper.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
@@ -680,7 +685,7 @@ mod tests {
         let server = Server::new(client::unpooled(None).expect("a client"), &double.url, None, None);
         let here = server.address();
         let (state, servers) = (State::in_memory().expect("a state"), [("server".to_owned(), server)]);
-        let known = Known { state: &state, held: &BTreeSet::new(), returns: &[], servers: &servers };
+        let known = ProofSources { state: &state, held: &BTreeSet::new(), returns: &[], servers: &servers };
         let open = |server: Option<&str>| Intent {
             agent: "another".into(),
             host: host(),

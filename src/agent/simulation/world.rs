@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::scenario::{Kind, RequestOutcome, Scenario};
-use crate::act::state::{OpenMethod, OpenWindow};
+use crate::act::state::{OpenMethod, WindowRow};
 use crate::demo::exchange::{CallId, Effect, Outcome, Request};
 use crate::demo::load::LoadTrack;
 use crate::demo::sglang::{Config, ExportCost, Version, World as Sglang};
@@ -238,7 +238,7 @@ impl World {
         self.lock().ours()
     }
 
-    pub fn rows(&self) -> Vec<OpenWindow> {
+    pub fn rows(&self) -> Vec<WindowRow> {
         self.lock().rows()
     }
 
@@ -737,12 +737,12 @@ impl State {
         ours
     }
 
-    fn rows(&self) -> Vec<OpenWindow> {
+    fn rows(&self) -> Vec<WindowRow> {
         self.bodies("SELECT body FROM windows")
     }
 
     /// Whether a row keeps others from opening: one without a proof does so for ten minutes.
-    fn binds(&self, row: &OpenWindow) -> bool {
+    fn binds(&self, row: &WindowRow) -> bool {
         let attempts: Vec<Attempt> = self.bodies("SELECT body FROM attempts");
         let ended = attempts.iter().find(|a| a.id == row.attempt).and_then(|a| a.end.as_ref());
         let wall = self.now().nanos() + (self.wall_offset * 1e9) as i64;
@@ -790,7 +790,7 @@ fn is_theirs(folder: Option<&str>) -> bool {
 }
 
 /// The folder of a window's files.
-fn folder_of(window: &OpenWindow) -> Option<String> {
+fn folder_of(window: &WindowRow) -> Option<String> {
     match &window.method {
         OpenMethod::Http(request) => request.folder.clone(),
         OpenMethod::Nsys { .. } | OpenMethod::Command { .. } => None,

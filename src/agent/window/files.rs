@@ -23,14 +23,14 @@ const FOLDER_LIMIT: Duration = Duration::from_millis(500);
 /// What is known of the files of one window; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<SearchState>>,
     paths: Arc<PathMap>,
     /// Whether the folder of the files could be seen at first.
     visible: bool,
 }
 
 #[derive(Debug)]
-struct Known {
+struct SearchState {
     view: Arc<View>,
     seen: BTreeMap<PathBuf, FileProgress>,
     /// The folder of a window of ours was seen: only its start makes it.
@@ -83,7 +83,7 @@ impl Files {
             }
             Ok(Err(_)) | Err(_) => false,
         };
-        let known = Known { view: Arc::new(view), seen: BTreeMap::new(), made: false };
+        let known = SearchState { view: Arc::new(view), seen: BTreeMap::new(), made: false };
         Self { known: Arc::new(Mutex::new(known)), paths: Arc::new(target.paths.clone()), visible }
     }
 
@@ -186,7 +186,7 @@ impl Files {
         self.lock().seen.values().filter_map(|seen| seen.read.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, SearchState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

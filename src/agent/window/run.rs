@@ -9,7 +9,7 @@ use tracing::{error, info};
 use super::log::Log;
 use super::{Status, TargetHandle};
 use crate::act::profile;
-use crate::act::state::{OpenWindow, State};
+use crate::act::state::{State, WindowRow};
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::pool::HeldLease;
 use crate::clock::Clock;
@@ -39,7 +39,7 @@ const IDENTIFY_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running window; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Run(Arc<Inner>);
+pub(super) struct WindowRun(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -61,10 +61,10 @@ struct Inner {
 #[derive(Debug)]
 struct Shared {
     window: Window,
-    open: OpenWindow,
+    open: WindowRow,
     exchanges: Vec<Exchange>,
     ending: Option<Ending>,
-    distrust: SettlingTime,
+    settling: SettlingTime,
     cancelled: bool,
     /// Whether a start is on its way and its answer not here yet.
     is_starting: bool,
@@ -76,31 +76,31 @@ struct Shared {
 
 /// As long as it lives, the end of the window is booked by its owner.
 #[derive(Debug)]
-pub(super) struct Present(Run);
+pub(super) struct OwnerGuard(WindowRun);
 
-impl Drop for Present {
+impl Drop for OwnerGuard {
     fn drop(&mut self) {
         self.0.lock().attended = false;
     }
 }
 
-impl Run {
+impl WindowRun {
     pub(super) fn new(
         target: &TargetHandle,
         request: &StartRequest,
         window: Window,
-        open: OpenWindow,
+        open: WindowRow,
         state: State,
         (clock, log): (Clock, Log),
         status: watch::Sender<Status>,
     ) -> Self {
-        let distrust = SettlingTime::opened(open.sent_at);
+        let settling = SettlingTime::opened(open.sent_at);
         let shared = Shared {
             window,
             open,
             exchanges: Vec::new(),
             ending: None,
-            distrust,
+            settling,
             cancelled: false,
             is_starting: false,
             is_renewed: false,
@@ -138,8 +138,8 @@ impl Run {
         self.lock().open.instance.clone()
     }
 
-    pub(super) fn present(&self) -> Present {
-        Present(self.clone())
+    pub(super) fn present(&self) -> OwnerGuard {
+        OwnerGuard(self.clone())
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -172,9 +172,9 @@ impl Run {
             self.note_stops(&mut shared);
             let phase = shared.window.phase();
             if phase != before {
-                shared.distrust.entered(phase, now);
+                shared.settling.entered(phase, now);
                 info!(window = %shared.open.attempt, "the window is {}", word_of(phase));
-                self.0.status.send_replace(Status { phase, distrust: shared.distrust });
+                self.0.status.send_replace(Status { phase, settling: shared.settling });
             }
             outputs
         };
@@ -296,7 +296,7 @@ impl Run {
 
     async fn stop(self, path: &'static str, at: Time) {
         // It may be withheld for half a minute: an agent that is killed meanwhile has sent none.
-        if !self.is_still_right().await || !self.leaves().await {
+        if !self.confirm_stop().await || !self.record_stop_leaving().await {
             return self.handle(&Event::StopWithheld);
         }
         let (answer, exchange) = profile::stop(&self.0.server, self.0.request.engine, path, at).await;
@@ -306,17 +306,17 @@ impl Run {
 
     /// Has it written down that the stop leaves now; gives whether it is still right. A disk that hangs holds it up
     /// for a moment only.
-    async fn leaves(&self) -> bool {
+    async fn record_stop_leaving(&self) -> bool {
         self.handle(&Event::StopLeaves);
-        let written = self.0.state.kept(|_| Ok(()));
+        let written = self.0.state.write_and_report(|_| Ok(()));
         let _ = tokio::time::timeout(NOTE_LIMIT, written).await;
         self.lock().window.confirms_stop()
     }
 
     /// Whether a stop that was decided is right by what log and server say at this moment: the decision may
     /// be of before a pause of the whole agent, and the server may have been started anew.
-    async fn is_still_right(&self) -> bool {
-        let (news, who) = tokio::join!(self.0.log.news(), self.who());
+    async fn confirm_stop(&self) -> bool {
+        let (news, who) = tokio::join!(self.0.log.news(), self.identify_instance());
         for (rank, line) in news {
             self.handle(&Event::Log { rank, line });
         }
@@ -326,7 +326,7 @@ impl Run {
 
     /// What the server says that it is, where that decides about a stop. No answer says nothing, except of a
     /// window that was left behind: there the server has had time to become another.
-    async fn who(&self) -> Option<Event> {
+    async fn identify_instance(&self) -> Option<Event> {
         drop(self.0.identity.lock().await);
         let instance = self.instance()?;
         let left_behind = self.lock().window.is_left_behind();
@@ -362,7 +362,7 @@ impl Run {
             if !shared.attended {
                 let end = AttemptEnd {
                     at: self.now(),
-                    stalled: self.now().since(shared.distrust.from),
+                    stalled: self.now().since(shared.settling.from),
                     unproven: ending.unproven.clone(),
                     ..AttemptEnd::default()
                 };
@@ -377,7 +377,7 @@ impl Run {
         let shared = self.lock();
         let ending =
             shared.ending.clone().unwrap_or(Ending { failure: None, unproven: None, notes: Vec::new() });
-        let status = Status { phase: shared.window.phase(), distrust: shared.distrust };
+        let status = Status { phase: shared.window.phase(), settling: shared.settling };
         (ending, shared.exchanges.clone(), status)
     }
 
@@ -426,14 +426,15 @@ mod tests {
             nsys: Nsys::new("nsys"),
         };
         let attempt = Attempt { at: clock.now(), ..attempt_of_a_test("a1") };
-        let open = OpenWindow::of(&attempt, OpenMethod::Http(request_of_a_test()), clock.now());
+        let open = WindowRow::of(&attempt, OpenMethod::Http(request_of_a_test()), clock.now());
         state.begin(&attempt, &open, None).expect("it is written");
         let (window, _) =
             Window::start(&request_of_a_test(), Visibility { log: true, files: false }, clock.now());
         let (status, _) =
-            watch::channel(Status { phase: window.phase(), distrust: SettlingTime::opened(clock.now()) });
+            watch::channel(Status { phase: window.phase(), settling: SettlingTime::opened(clock.now()) });
         let log = Log::from_now(Vec::new()).await;
-        let run = Run::new(&target, &request_of_a_test(), window, open, state.clone(), (clock, log), status);
+        let run =
+            WindowRun::new(&target, &request_of_a_test(), window, open, state.clone(), (clock, log), status);
         run.handle(&Event::StartAnswered(Answer::Ok));
         run.handle(&Event::Tick);
         let stops_noted = || {

@@ -6,11 +6,11 @@ use super::*;
 use crate::config::capture::HttpText;
 use crate::config::condition::TriggerText;
 use crate::config::rule::RuleText;
-use crate::config::signal::{SignalText, own_signals_of};
+use crate::config::signal::{SignalText, user_signals_of};
 use crate::config::target;
 use skewtrap_core::rule::Statistic;
 use skewtrap_core::signal::catalog::Kind;
-use skewtrap_core::signal::own_metric::MetricStat;
+use skewtrap_core::signal::user_metric::MetricStat;
 
 fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))
@@ -317,7 +317,7 @@ rules: [{ name: a, signal: queue_p90, trigger: { cv: 0.4 } }]
     assert_eq!(target.metrics.as_deref(), Some("http://a:1/metrics"));
     let pages: Vec<(&str, usize)> = target.pages.iter().map(|p| (p.url.as_str(), p.ranks.0.len())).collect();
     assert_eq!(pages, [("http://a:9400/metrics", 0), ("http://router:29000/metrics", 2)]);
-    let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
+    let own = user_signals_of(&config.signals, &config.catalog, &config.targets);
     let [queue, hits] = &own.metrics[..] else { panic!("two metrics") };
     assert_eq!((queue.stat, queue.over.as_secs()), (MetricStat::Quantile(0.9), 20));
     assert_eq!(queue.labels, [("tp_rank".into(), "0".into())]);

@@ -11,7 +11,7 @@ use super::super::diagnostic::Findings;
 use super::super::secret::{is_url, scheme_hint};
 use super::super::tree::Place;
 use super::Target;
-use skewtrap_core::signal::own_metric::{RankLabels, RankOf};
+use skewtrap_core::signal::user_metric::{RankLabels, RankOf};
 use skewtrap_trace::rank::{Axis, Rank};
 
 /// A page beside the server's own.

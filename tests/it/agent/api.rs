@@ -47,7 +47,7 @@ async fn what_the_agent_published_can_be_read_in_parts() {
         step_s: 2.0,
     };
     drawn.history = ["load", "kv_usage"].map(of).into();
-    agent.publisher.stand(drawn);
+    agent.publisher.publish_fixed(drawn);
     let (_, only) = agent.get("/api/v1/history?signal=load").await;
     assert_eq!(only[0]["lines"][0]["values"], json!([1.0]));
     assert_eq!((&only[1]["signal"], &only[1]["lines"]), (&json!("kv_usage"), &json!([])));
@@ -86,7 +86,7 @@ async fn with_two_hundred_servers_an_answer_is_of_some_and_says_how_to_go_on() {
         again: None,
     };
     many.rules[0].groups = (0..200).map(group).collect();
-    agent.publisher.stand(many);
+    agent.publisher.publish_fixed(many);
     let (mut seen, mut after) = (Vec::new(), String::new());
     loop {
         let (_, part) = agent.get(&format!("/api/v1/status?limit=30{after}")).await;
@@ -124,20 +124,20 @@ async fn the_probes_say_what_is_wrong_and_need_no_token_on_their_own_address() {
 
     let mut behind = status();
     behind.targets[0].sources[0].is_behind = true;
-    agent.publisher.stand(behind);
+    agent.publisher.publish_fixed(behind);
     let ready = agent.http.get(agent.url("/readyz")).send().await.unwrap();
     let told = (ready.status().as_u16(), ready.text().await.unwrap());
     assert_eq!(told, (200, "ready, but the agent is behind, and skips answers of server\n".into()));
     let mut lost = status();
     lost.targets[0].unanswered_since = Some(Time::from_epoch_s(1_795_492_126.1));
-    agent.publisher.stand(lost);
+    agent.publisher.publish_fixed(lost);
     let ready = agent.http.get(agent.url("/readyz")).send().await.unwrap().text().await.unwrap();
     assert_eq!(ready, "ready, but server has not answered since 2026-11-24 03:48:46.1 UTC\n");
 
     let mut stuck = status();
     stuck.at = stuck.at - Duration::from_secs(60);
     stuck.targets[0].sources[0].last = None;
-    agent.publisher.stand(stuck);
+    agent.publisher.publish_fixed(stuck);
     let (code, body) = agent.get("/healthz").await;
     assert_eq!(code, 503);
     assert!(

@@ -103,9 +103,9 @@ impl Counts {
 }
 
 /// Numbers that look random and are the same in every run.
-struct Dice(u64);
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
@@ -288,9 +288,9 @@ listen: 127.0.0.1:0
     }
 
     /// Runs an agent until a point that the dice choose, and kills it.
-    async fn kill_one(&self, dice: &mut Dice) {
+    async fn kill_one(&self, rng: &mut TestRng) {
         let before = self.starts();
-        let early = dice.below(4) == 0;
+        let early = rng.below(4) == 0;
         // What fires already is not captured again by the next agent: it must see it begin.
         if !early {
             stage::set_load(&self.double, EVEN);
@@ -298,7 +298,7 @@ listen: 127.0.0.1:0
         let asked = self.asked();
         let mut agent = self.agent();
         if early {
-            tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
+            tokio::time::sleep(Duration::from_millis(rng.below(1_500))).await;
         } else {
             // Until the window is asked for, or for so long that a recovery alone is hit.
             let until = tokio::time::Instant::now() + QUIET;
@@ -316,7 +316,7 @@ listen: 127.0.0.1:0
             if let Some(disk) = self.disk.as_ref().filter(|_| self.starts() > before) {
                 disk.fill();
             }
-            tokio::time::sleep(Duration::from_millis(dice.below(1_600))).await;
+            tokio::time::sleep(Duration::from_millis(rng.below(1_600))).await;
         }
         agent.kill().unwrap();
         agent.wait().unwrap();
@@ -326,11 +326,11 @@ listen: 127.0.0.1:0
     }
 
     async fn run(&self, kills: usize, seed: u64) -> Counts {
-        let mut dice = Dice(seed);
+        let mut rng = TestRng(seed);
         let mut counts = Counts { kills, ..Counts::default() };
         let (mut attempts, mut posted) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..kills {
-            self.kill_one(&mut dice).await;
+            self.kill_one(&mut rng).await;
             let (now, parcels) = self.left();
             counts.attempts_forgotten += attempts.difference(&now).count();
             attempts = now;

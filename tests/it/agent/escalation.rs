@@ -197,7 +197,7 @@ async fn an_incident_that_gets_no_worse_has_one_window_also_over_a_restart() {
     let scene = Scene::of(dir.path()).await;
     let agent = scene.agent();
     scene.captured_once().await;
-    // The agent's own clock must pass the cooldown and the distrust of its own window: what is shown
+    // The agent's own clock must pass the cooldown and the settling time of its own window: what is shown
     // is that nothing happens then.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(scene.starts().len(), 1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use skewtrap::act::notify::plan::delivery;
 use skewtrap::act::notify::send::signature_of;
 use skewtrap::act::notify::worker::{DeliveryWorker, Now, workers};
-use skewtrap::act::notify::{DeliveryResult, Means, Receiver};
+use skewtrap::act::notify::{DeliveryResult, Receiver, Transport};
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap_core::incident::Incident;
@@ -211,7 +211,7 @@ async fn when_the_agent_goes_what_is_due_is_tried_once_more_and_the_workers_end(
 async fn slack_gets_its_blocks() {
     let double = Double::default();
     let address = double.listen().await;
-    let slack = Means::Slack { url: Secret::new(format!("http://{address}/services/T0/B0/key")) };
+    let slack = Transport::Slack { url: Secret::new(format!("http://{address}/services/T0/B0/key")) };
     let (queues, mut results) = start(vec![Receiver::new("team", slack)], &still());
     let due = delivery(&"team".into(), message(&incident(), Update::Verdict), Time::from_epoch_s(AT));
     queues.hand_over(due).unwrap();
@@ -226,16 +226,16 @@ async fn a_command_reads_the_message_and_its_whole_group_dies_at_the_timeout() {
     let script = format!("cat > {}; echo $1 >> {}", out.display(), dir.path().join("args").display());
     let argv =
         |script: String| vec!["sh".into(), "-c".into(), script, "sh".into(), "{update} of {rule}".into()];
-    let writes = Receiver::new("writes", Means::Command { argv: argv(script) });
+    let writes = Receiver::new("writes", Transport::Command { argv: argv(script) });
     let late = dir.path().join("late");
     let hangs = Receiver {
         timeout: Duration::from_millis(300),
         ..Receiver::new(
             "hangs",
-            Means::Command { argv: argv(format!("echo $$ > {}; sleep 600 & wait", late.display())) },
+            Transport::Command { argv: argv(format!("echo $$ > {}; sleep 600 & wait", late.display())) },
         )
     };
-    let missing = Receiver::new("missing", Means::Command { argv: vec!["no-such-program-here".into()] });
+    let missing = Receiver::new("missing", Transport::Command { argv: vec!["no-such-program-here".into()] });
     let (queues, mut results) = start(vec![writes, hangs, missing], &still());
     for name in ["writes", "hangs", "missing"] {
         let due = delivery(&name.into(), message(&incident(), Update::Captured), Time::from_epoch_s(AT));

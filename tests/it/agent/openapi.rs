@@ -95,7 +95,7 @@ async fn what_is_answered_has_the_shape_that_the_document_tells() {
     std::fs::create_dir_all(&bundle).unwrap();
     std::fs::write(bundle.join("incident.json"), serde_json::to_string(&incident).unwrap()).unwrap();
     shown.incidents = vec![incident.clone()];
-    agent.publisher.stand(shown);
+    agent.publisher.publish_fixed(shown);
     let mut read = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
         let schema = &operations["get"]["responses"]["200"]["content"]["application/json"]["schema"];

@@ -7,9 +7,9 @@ use crate::support::stage::{Stage, config};
 use crate::support::traces::{Rank, Style, write};
 use crate::support::{request, stage};
 use serde_json::Value;
-use skewtrap::act::lease::{self, Holder};
 use skewtrap::act::profile;
-use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::act::server_lock::{self, LockHolder};
+use skewtrap::act::state::{OpenMethod, WindowRow};
 use skewtrap::agent::capture::{CaptureStore, Taken, close, find};
 use skewtrap::agent::cost::Meter;
 use skewtrap::agent::examine::take_one;
@@ -122,7 +122,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
     let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
     let CaptureMethod::Http(request) = &grant.method else { panic!("it is an HTTP window") };
     let (now, state) = (stage.store.clock.now(), &stage.store.state);
-    let mut window = OpenWindow {
+    let mut window = WindowRow {
         attempt: grant.attempt.id.clone(),
         incident: "left".into(),
         target: "server".into(),
@@ -323,7 +323,7 @@ async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_
         record.incident.rule = "skew".into();
         record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
         let attempt = attempt_of("i1", 1, now, 2.0);
-        let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+        let window = WindowRow::of(&attempt, OpenMethod::Command { group: None }, now);
         store.state.begin(&attempt, &window, Some(&record)).unwrap();
         store.bundles.create(&record, b"{}\n").unwrap();
         store.state.save_known(&[], &[kept(&record)]).unwrap();
@@ -375,7 +375,7 @@ async fn a_recovered_capture_outlives_its_verdict_though_the_state_kept_the_inci
         record.incident.trouble = Some(1);
         record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
         let attempt = attempt_of("i1", 1, now, 2.0);
-        let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+        let window = WindowRow::of(&attempt, OpenMethod::Command { group: None }, now);
         store.state.begin(&attempt, &window, Some(&record)).unwrap();
         let traces = store.bundles.create(&record, b"{}\n").unwrap().join("traces");
         std::fs::create_dir(&traces).unwrap();
@@ -414,8 +414,8 @@ async fn a_window_waits_for_that_of_another_agent_on_the_same_server() {
     let folder = dir.path().join("profiles");
     std::fs::create_dir_all(&folder).unwrap();
     let now = skewtrap::clock::Clock::start().now();
-    let other = Holder { agent: "other".into(), process: 7, until: now + Duration::from_secs(75) };
-    let turn = lease::take(&lease::path(Some(&folder), &address), &other, now).unwrap().unwrap();
+    let other = LockHolder { agent: "other".into(), process: 7, until: now + Duration::from_secs(75) };
+    let lock = server_lock::take(&server_lock::path(Some(&folder), &address), &other, now).unwrap().unwrap();
     let agent = Agent::start(dir.path(), &double);
     let capture_is = |s: &Value, state: &str, reason: Option<&str>| {
         let incidents = s["incidents"].as_array().unwrap();
@@ -425,7 +425,7 @@ async fn a_window_waits_for_that_of_another_agent_on_the_same_server() {
     agent.shows("a refusal", |s| capture_is(s, "refused", Some("other_agent"))).await;
     let starts = || double.requests().iter().filter(|r| r.path == "/start_profile").count();
     assert_eq!(starts(), 0);
-    drop(turn);
+    drop(lock);
     agent.shows("the capture", |s| capture_is(s, "done", None)).await;
     assert_eq!(starts(), 1);
 }
@@ -511,7 +511,7 @@ async fn an_alert_that_is_sent_again_to_the_next_agent_has_asked_before() {
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
-fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
+fn second_left_open(dir: &std::path::Path) -> (CaptureStore, WindowRow, Record) {
     let store = stage::store(dir);
     // The state keeps microseconds.
     let now = Time::from_epoch_s(store.clock.now().epoch_s());
@@ -523,7 +523,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
     store.bundles.create(&record, b"{}\n").unwrap();
     record.incident.capture_again(CaptureOutcome::Open { since: now, expects: None }, Some(1.4));
     let attempt = |number, times_bound| attempt_of("i1", number, now, times_bound);
-    let window = |number: u32| OpenWindow {
+    let window = |number: u32| WindowRow {
         attempt: format!("i1/{number}"),
         incident: "i1".into(),
         target: "server".into(),
@@ -605,11 +605,14 @@ async fn a_window_that_doctor_is_interrupted_in_is_closed_by_the_next_agent() {
         });
     assert!(matches!(taken.unwrap(), CaptureOutcome::Open { .. }));
     // Another agent waits with its own until this one's must be over.
-    let turn =
-        lease::path(Some(std::path::Path::new(&stage.base())), &stage.handle.server.address().unwrap());
+    let lock =
+        server_lock::path(Some(std::path::Path::new(&stage.base())), &stage.handle.server.address().unwrap());
     let now = stage.store.clock.now();
-    let other = Holder { agent: "other".into(), process: 1, until: now };
-    assert_eq!(&*lease::take(&turn, &other, now).unwrap().unwrap_err().agent, &**stage.store.state.agent());
+    let other = LockHolder { agent: "other".into(), process: 1, until: now };
+    assert_eq!(
+        &*server_lock::take(&lock, &other, now).unwrap().unwrap_err().agent,
+        &**stage.store.state.agent()
+    );
     let found = find(&stage.store).unwrap();
     assert_eq!(found.left.len(), 1, "{found:?}");
     assert_eq!(found.left[0].0.attempt, plan.attempt.id);

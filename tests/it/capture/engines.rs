@@ -79,7 +79,7 @@ impl Beside {
     fn grant(&self, facts: &Facts, spec: HttpWindow) -> Result<CapturePlan, Refusal> {
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
         let (target, firing, may_predate_start) = ("server", "", false);
-        let wish = CaptureRequest {
+        let request = CaptureRequest {
             rule: "r",
             limits: &limits,
             target,
@@ -92,7 +92,7 @@ impl Beside {
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let ledger = self.store.state.ledger().unwrap();
         let now = self.store.clock.now();
-        admit(&CaptureSpec::Http(spec), &wish, &ledger, facts, &policy, None, now).map(|g| g.unwrap())
+        admit(&CaptureSpec::Http(spec), &request, &ledger, facts, &policy, None, now).map(|g| g.unwrap())
     }
 
     async fn window(&self) -> stage::Kept {

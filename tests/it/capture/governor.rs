@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use skewtrap::act::state::{OpenMethod, OpenWindow, State};
+use skewtrap::act::state::{OpenMethod, State, WindowRow};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::governor::{
     Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, Ledger, QUIET, decide,
@@ -182,7 +182,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 let firing = (*rule, *target, *rank);
                 let (incident, may_predate_start) = witness.incident(firing, now, began);
                 let (limits, group, words) = (&LIMITS[*rule], group(*target), firing_of(*rank));
-                let wish = CaptureRequest {
+                let request = CaptureRequest {
                     rule: &name,
                     limits,
                     target: &target_name,
@@ -193,7 +193,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                     times_bound: *times_bound,
                 };
                 let expected = expected_of(&ledger, &target_name);
-                match decide(&wish, &ledger, &budget(), expected, now) {
+                match decide(&request, &ledger, &budget(), expected, now) {
                     Err(refusal) => {
                         prop_assert!(!refusal.to_string().is_empty());
                         *outcomes.entry(refusal.word()).or_default() += 1;
@@ -230,7 +230,7 @@ fn firing_of(rank: u8) -> String {
 }
 
 fn begin(state: &State, attempt: &Attempt) {
-    let window = OpenWindow {
+    let window = WindowRow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),

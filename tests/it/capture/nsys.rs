@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use skewtrap::act::nsys::Nsys;
-use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::act::state::{OpenMethod, WindowRow};
 use skewtrap::agent::capture::nsys::close;
 use skewtrap::agent::cost::Meter;
 use skewtrap::clock::{Clock, wall_time};
@@ -350,7 +350,7 @@ async fn a_list_that_fails_after_a_crash_is_asked_for_again_until_what_was_left_
             over_at: None,
             end: None,
         };
-        let window = OpenWindow { granted: true, ..OpenWindow::of(&attempt, method, now) };
+        let window = WindowRow { granted: true, ..WindowRow::of(&attempt, method, now) };
         let (cancel, ended) = (CancellationToken::new(), AtomicBool::new(false));
         let closing = async {
             let result = close(&server.handle.nsys, &window, &output, now, &cancel).await;

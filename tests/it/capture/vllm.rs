@@ -51,7 +51,7 @@ impl Vllm {
         facts.rank_seen(Rank::dp(1), true, now);
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
         let (target, firing, may_predate_start) = ("server", "", false);
-        let wish = CaptureRequest {
+        let request = CaptureRequest {
             rule: "r",
             limits: &limits,
             target,
@@ -68,7 +68,8 @@ impl Vllm {
             ..HttpWindow::default()
         });
         let ledger = self.store.state.ledger().unwrap();
-        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, None, now).unwrap().unwrap();
+        let grant: CapturePlan =
+            admit(&spec, &request, &ledger, &facts, &policy, None, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.store, CancellationToken::new());
         let record = stage::record(incident, self.store.state.agent().clone(), now);
         stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)

@@ -42,7 +42,7 @@ pub fn config(dir: &Path) -> ServeConfig {
 /// What was published once, and stands.
 pub fn standing(status: Status) -> (Publisher, Published) {
     let (publisher, published) = publisher(Vitals::default());
-    publisher.stand(status);
+    publisher.publish_fixed(status);
     (publisher, published)
 }
 

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use skewtrap::act::notify::worker::{DeliveryQueues, Now, workers};
-use skewtrap::act::notify::{DeliveryOutcome, DeliveryReport, Means, Receiver};
+use skewtrap::act::notify::{DeliveryOutcome, DeliveryReport, Receiver, Transport};
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap_core::incident::Incident;
@@ -90,7 +90,7 @@ pub fn start(receivers: Vec<Receiver>, now: &Now) -> (DeliveryQueues, mpsc::Rece
 
 pub fn webhook(name: &str, url: &str) -> Receiver {
     let key = Some(Secret::new("k3y"));
-    Receiver::new(name, Means::Webhook { url: Secret::new(url), signing_key: key, bearer: None })
+    Receiver::new(name, Transport::Webhook { url: Secret::new(url), signing_key: key, bearer: None })
 }
 
 pub async fn next(results: &mut mpsc::Receiver<DeliveryReport>) -> DeliveryOutcome {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
-use skewtrap_core::capture::plan::{Form, StartRequest};
+use skewtrap_core::capture::plan::{StartMode, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
 use skewtrap_trace::rank::Rank;
 
@@ -15,7 +15,7 @@ pub fn of_steps(incident: &str, busy: Vec<Rank>, deadline: Duration) -> StartReq
         body: None,
         marks: Marks { dir: Some(format!("/p/skewtrap-{incident}")), prefix: None, id: None },
         folder: None,
-        form: Form::Exact,
+        form: StartMode::Exact,
         ranks: Ranks { busy, idle: Vec::new() },
         deadline,
         hold: None,

@@ -199,7 +199,7 @@ impl Stage {
     /// The same of these facts.
     pub fn grant_of(&self, spec: CaptureSpec, facts: &Facts, incident: &str) -> Result<CapturePlan, Refusal> {
         let limits = Limits { cooldown: Duration::ZERO, captures: 100, per: Duration::from_secs(86_400) };
-        let wish = CaptureRequest {
+        let request = CaptureRequest {
             rule: "dp-load-skew",
             limits: &limits,
             target: "server",
@@ -223,7 +223,7 @@ impl Stage {
             bundles: None,
         };
         let ledger = self.store.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, facts, &policy, Some(1.0), self.store.clock.now())
+        admit(&spec, &request, &ledger, facts, &policy, Some(1.0), self.store.clock.now())
             .map(|g| g.expect("it captures"))
     }
 
@@ -317,7 +317,7 @@ pub fn links(
     let (tell, signals) = mpsc::channel(1024);
     let from = store.clock.now();
     let (status, shown) =
-        watch::channel(Status { phase: WindowPhase::Starting, distrust: SettlingTime::opened(from) });
+        watch::channel(Status { phase: WindowPhase::Starting, settling: SettlingTime::opened(from) });
     if let Some(log) = log {
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));

@@ -1,4 +1,4 @@
-//! The core through its one door: what it does with a wish for a window.
+//! What the core does with a request for a window.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::support::watch::core;
 use skewtrap_core::capture::refusal::Reason;
-use skewtrap_core::rule::{How, RuleState};
+use skewtrap_core::rule::{ChangeKind, RuleState};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::TargetId;
@@ -17,7 +17,7 @@ const START: f64 = 1_795_478_400.0;
 
 /// What is reported of four ranks of which DP2 is sent four times its share from second 200 to 200 +
 /// `seconds`, while it runs `running` requests and the others 20.
-fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, How, &'static str, Option<String>)> {
+fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, ChangeKind, &'static str, Option<String>)> {
     told_of(std::slice::from_ref(&(200..200 + seconds)), running)
 }
 
@@ -25,7 +25,7 @@ fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, How, &'static str, O
 fn told_of(
     troubles: &[Range<u32>],
     running: u32,
-) -> Vec<(f64, RuleState, How, &'static str, Option<String>)> {
+) -> Vec<(f64, RuleState, ChangeKind, &'static str, Option<String>)> {
     let mut text = String::new();
     for s in 0..troubles.last().map_or(0, |last| last.end + 40) {
         let is_trouble = troubles.iter().any(|trouble| trouble.contains(&s));
@@ -72,8 +72,8 @@ fn told_of(
 fn a_trouble_with_an_impact_on_many_requests_is_worth_a_window_a_moment_after_it_fired() {
     let told = told(60, 60);
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((fired.2, fired.3), (How::Entered, "undecided"));
-    assert_eq!((weighed.2, weighed.3), (How::Weighed, "would_start"));
+    assert_eq!((fired.2, fired.3), (ChangeKind::Entered, "undecided"));
+    assert_eq!((weighed.2, weighed.3), (ChangeKind::Weighed, "would_start"));
     assert!((2.0..4.0).contains(&(weighed.0 - fired.0)), "{told:?}");
 }
 
@@ -89,7 +89,7 @@ fn a_trouble_with_hardly_an_impact_is_told_and_opens_nothing() {
 fn a_trouble_while_the_rule_cools_down_is_refused_in_its_first_message() {
     let told = told_of(&[200..230, 300..340], 60);
     let [_, before, fired] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((before.2, before.3), (How::Weighed, "would_start"), "{told:?}");
-    assert_eq!((fired.2, fired.3), (How::Entered, "refused"), "{told:?}");
+    assert_eq!((before.2, before.3), (ChangeKind::Weighed, "would_start"), "{told:?}");
+    assert_eq!((fired.2, fired.3), (ChangeKind::Entered, "refused"), "{told:?}");
     assert!(fired.4.as_ref().is_some_and(|why| why.contains("cools down")), "{told:?}");
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::amount::Span;
-use crate::capture::captured::Means;
+use crate::capture::captured::CaptureKind;
 use crate::capture::facts::Facts;
 use crate::capture::governor::{self, Attempt, Budget, CaptureRequest, Ledger};
 use crate::capture::keep::BundleSpace;
 use crate::capture::plan::{StartRequest, WindowNaming, plan};
 use crate::capture::preflight::{self, Need};
 use crate::capture::refusal::Refusal;
-use crate::capture::sizing::{Knowledge, Sizing};
+use crate::capture::sizing::{Sizing, SizingInputs};
 use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
 use skewtrap_trace::time::Time;
 
@@ -69,11 +69,11 @@ pub enum CaptureMethod {
 
 impl CaptureMethod {
     /// By what it captures.
-    pub const fn means(&self) -> Means {
+    pub const fn means(&self) -> CaptureKind {
         match self {
             Self::Http(request) => request.means(),
-            Self::Nsys(_) => Means::Nsys,
-            Self::Command(_) => Means::Command,
+            Self::Nsys(_) => CaptureKind::Nsys,
+            Self::Command(_) => CaptureKind::Command,
         }
     }
 
@@ -92,7 +92,7 @@ impl CaptureMethod {
 
 /// Whether a request is the first of what fires, or the second window that its first one asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum RequestKind {
     /// All limits hold.
     First,
     /// See [`governor::decide_follow_up`].
@@ -113,15 +113,15 @@ pub fn admit(
     slowness: Option<f64>,
     now: Time,
 ) -> Result<Option<CapturePlan>, Refusal> {
-    admit_in_turn(Turn::First, spec, request, ledger, facts, policy, slowness, now)
+    admit_request(RequestKind::First, spec, request, ledger, facts, policy, slowness, now)
 }
 
 /// See [`admit`].
 ///
 /// # Errors
 /// Why no window may open now.
-pub fn admit_in_turn(
-    turn: Turn,
+pub fn admit_request(
+    kind: RequestKind,
     spec: &CaptureSpec,
     request: &CaptureRequest<'_>,
     ledger: &Ledger,
@@ -144,9 +144,9 @@ pub fn admit_in_turn(
         false => preflight::ranks_of(facts, s, now).len(),
     });
     let expected = ledger.estimate(request.target, ranks);
-    match turn {
-        Turn::First => governor::decide(request, ledger, &policy.budget, expected, now)?,
-        Turn::FollowUp => governor::decide_follow_up(request, ledger, &policy.budget, expected, now)?,
+    match kind {
+        RequestKind::First => governor::decide(request, ledger, &policy.budget, expected, now)?,
+        RequestKind::FollowUp => governor::decide_follow_up(request, ledger, &policy.budget, expected, now)?,
     }
     if let Some(bundles) = &policy.bundles {
         bundles.admits(expected.bytes)?;
@@ -161,7 +161,7 @@ pub fn admit_in_turn(
     let mark = attempt_of(request, ledger, now).mark();
     let naming = WindowNaming { mark: &mark, output_dir: policy.output_dir.as_deref() };
     let costs = facts.server.as_ref().map(|s| ledger.costs(request.target, s.fingerprint(), now));
-    let known = Knowledge { costs: costs.unwrap_or_default(), slowness };
+    let known = SizingInputs { costs: costs.unwrap_or_default(), slowness };
     let method = match spec {
         CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, &known, naming, now)?),
         CaptureSpec::CudaProfilerApi(http) => {

@@ -9,7 +9,7 @@ use skewtrap_trace::time::Time;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Captured {
     /// By what it captured.
-    pub means: Means,
+    pub means: CaptureKind,
     /// When the start was sent.
     pub started_at: Time,
     /// Seconds from the firing, or from when it had got worse, to the start request.
@@ -45,7 +45,7 @@ pub struct Captured {
 /// By what a window captures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Means {
+pub enum CaptureKind {
     /// The engine's own profiler, over HTTP.
     #[default]
     Http,
@@ -57,7 +57,7 @@ pub enum Means {
     Command,
 }
 
-impl Means {
+impl CaptureKind {
     /// As in JSON: `cuda_profiler_api`.
     pub const fn word(self) -> &'static str {
         match self {

@@ -350,7 +350,7 @@ pub fn decide(
     expected: Estimate,
     now: Time,
 ) -> Result<(), Refusal> {
-    nothing_is_in_the_way(request, ledger, now)?;
+    check_preconditions(request, ledger, now)?;
     rule_limits(request, ledger, now)?;
     worse(request, ledger, budget, now)?;
     daily(ledger, budget, expected, now)
@@ -365,13 +365,13 @@ pub fn decide_follow_up(
     expected: Estimate,
     now: Time,
 ) -> Result<(), Refusal> {
-    nothing_is_in_the_way(request, ledger, now)?;
+    check_preconditions(request, ledger, now)?;
     captures(request, ledger, now)?;
     daily(ledger, budget, expected, now)
 }
 
 /// What holds for every window, whoever asks for it.
-fn nothing_is_in_the_way(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+fn check_preconditions(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
     one_at_a_time(request, ledger)?;
     unharmed(request, ledger)?;
     no_future(ledger, now)?;

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::capture::HttpWindow;
-use crate::capture::captured::Means;
+use crate::capture::captured::CaptureKind;
 use crate::capture::facts::{Facts, ServerFacts, ServerKind, Version};
 use crate::capture::line::Marks;
 use crate::capture::preflight::{self, Ranks};
 use crate::capture::refusal::Refusal;
 use crate::capture::risk;
-use crate::capture::sizing::{Knowledge, Sizing};
+use crate::capture::sizing::{Sizing, SizingInputs};
 use crate::capture::verify::names_of;
 use skewtrap_trace::time::Time;
 
@@ -44,7 +44,7 @@ const FIELDS: [(&str, Version); 5] = [
 /// How a start treats a window that is open already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum StartMode {
     /// With `start_step: 1`: refuses a double start; every rank must step, or it stays armed.
     Exact,
     /// Without: every rank begins at once, idle ones too, and a stop closes all of them.
@@ -66,7 +66,7 @@ pub struct StartRequest {
     #[serde(default)]
     pub folder: Option<String>,
     /// How it treats a window that is open already.
-    pub form: Form,
+    pub form: StartMode,
     /// Which ranks are in the window.
     pub ranks: Ranks,
     /// A stop is sent at the latest this long after the start.
@@ -89,7 +89,7 @@ pub struct StartRequest {
 
 impl StartRequest {
     /// What every engine's request takes from its rule, without a body, a mark, a folder or a note yet.
-    fn of(spec: &HttpWindow, engine: ServerKind, form: Form, ranks: Ranks, sizing: Sizing) -> Self {
+    fn of(spec: &HttpWindow, engine: ServerKind, form: StartMode, ranks: Ranks, sizing: Sizing) -> Self {
         Self {
             engine,
             body: None,
@@ -108,8 +108,8 @@ impl StartRequest {
     }
 
     /// By what means it captures: `http`, or `cuda_profiler_api` where nsys writes the report.
-    pub const fn means(&self) -> Means {
-        if self.writes_files { Means::Http } else { Means::CudaProfilerApi }
+    pub const fn means(&self) -> CaptureKind {
+        if self.writes_files { CaptureKind::Http } else { CaptureKind::CudaProfilerApi }
     }
 }
 
@@ -127,7 +127,7 @@ pub struct WindowNaming<'a> {
 pub fn plan(
     spec: &HttpWindow,
     facts: &Facts,
-    known: &Knowledge,
+    known: &SizingInputs,
     naming: WindowNaming<'_>,
     now: Time,
 ) -> Result<StartRequest, Refusal> {
@@ -145,7 +145,7 @@ pub fn plan(
 
 fn sglang(
     spec: &HttpWindow,
-    (facts, known): (&Facts, &Knowledge),
+    (facts, known): (&Facts, &SizingInputs),
     server: &ServerFacts,
     ranks: Ranks,
     naming: WindowNaming<'_>,
@@ -154,7 +154,7 @@ fn sglang(
     let version = server.version.ok_or(Refusal::NoVersion)?;
     known_fields(spec, version)?;
     let form = form_of(server, version, &ranks);
-    if form == Form::Plain {
+    if form == StartMode::Plain {
         preflight::quiet(facts, now)?;
         if !facts.sees_log && version >= START_STEP {
             return Err(Refusal::NeedsLog {
@@ -174,7 +174,7 @@ fn sglang(
     let activities = activities_of(spec, server)?;
     let sizing = Sizing::of(spec, &activities, server, known)?;
     let mut notes = Vec::new();
-    if form == Form::Plain && !ranks.idle.is_empty() {
+    if form == StartMode::Plain && !ranks.idle.is_empty() {
         notes.push(format!("{} had no work when the window opened", names_of(&ranks.idle)));
     }
     if version < Version::new(0, 5, 5) && server.sizes.dp > 1 && !server.sizes.dp_attention {
@@ -185,7 +185,7 @@ fn sglang(
     let writes_files = activities != ["CUDA_PROFILER"];
     notes.extend(sizing.limit_of_telling());
     // Releases that stop before the last step are asked for one more.
-    let steps = sizing.steps + u32::from(form == Form::Plain && version < EXACT_STEPS);
+    let steps = sizing.steps + u32::from(form == StartMode::Plain && version < EXACT_STEPS);
     Ok(StartRequest {
         body: Some(Value::Object(sglang_body(spec, activities, steps, form, &marks))),
         folder: marks.dir.clone(),
@@ -198,16 +198,16 @@ fn sglang(
 
 /// `start_step: 1` refuses double starts, but arms an idle rank, which cannot be disarmed: only
 /// where every rank steps. Under DP attention idle ranks step along.
-fn form_of(server: &ServerFacts, version: Version, ranks: &Ranks) -> Form {
+fn form_of(server: &ServerFacts, version: Version, ranks: &Ranks) -> StartMode {
     let all_step = ranks.idle.is_empty() || server.sizes.dp_attention;
-    if version >= START_STEP && all_step { Form::Exact } else { Form::Plain }
+    if version >= START_STEP && all_step { StartMode::Exact } else { StartMode::Plain }
 }
 
 fn sglang_body(
     spec: &HttpWindow,
     activities: Vec<String>,
     steps: u32,
-    form: Form,
+    form: StartMode,
     marks: &Marks,
 ) -> Map<String, Value> {
     let mut body = Map::new();
@@ -225,7 +225,7 @@ fn sglang_body(
         body.insert("profile_by_stage".into(), json!(true));
     } else if let Some(step) = spec.start_step {
         body.insert("start_step".into(), json!(step));
-    } else if form == Form::Exact {
+    } else if form == StartMode::Exact {
         body.insert("start_step".into(), json!(1));
     }
     if spec.detailed_annotations {
@@ -315,7 +315,7 @@ fn held_for(steps: u32, deadline: Duration) -> Duration {
 fn vllm(
     spec: &HttpWindow,
     server: &ServerFacts,
-    known: &Knowledge,
+    known: &SizingInputs,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
@@ -337,7 +337,7 @@ fn vllm(
         folder: spec.output_dir.clone().or_else(|| naming.output_dir.map(str::to_owned)),
         hold: (!spec.until_cleared).then_some(steps),
         notes,
-        ..StartRequest::of(spec, server.engine, Form::Held, ranks, sizing)
+        ..StartRequest::of(spec, server.engine, StartMode::Held, ranks, sizing)
     })
 }
 

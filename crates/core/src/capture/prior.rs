@@ -14,14 +14,14 @@ use serde_json::Value;
 
 /// A logarithm that is known up to a spread: its mean and its variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Guess {
+pub struct LogEstimate {
     /// The mean of the logarithm.
     pub mean: f64,
     /// Its variance.
     pub variance: f64,
 }
 
-impl Guess {
+impl LogEstimate {
     /// A number around `median`, with the standard deviation `spread` of its logarithm.
     pub fn around(median: f64, spread: f64) -> Self {
         Self { mean: median.ln(), variance: spread * spread }
@@ -116,16 +116,16 @@ impl ModelSize {
     }
 
     /// Bytes of a step of one rank, with GPU rows alone.
-    pub fn bytes_per_step(&self) -> Guess {
+    pub fn bytes_per_step(&self) -> LogEstimate {
         let by = |(factor, power, spread): (f64, f64, f64), of: f64| {
-            Guess::around(factor * of.max(0.01).powf(power), spread)
+            LogEstimate::around(factor * of.max(0.01).powf(power), spread)
         };
         let layers = self
             .layers
-            .map(|n| Guess::around(f64::from(n), 0.0))
+            .map(|n| LogEstimate::around(f64::from(n), 0.0))
             .or_else(|| self.weights_gb.map(|gb| by(BY_WEIGHTS, gb)))
             .or_else(|| self.billions.map(|billions| by(BY_PARAMETERS, billions)));
-        let around = |(median, spread)| Guess::around(median, spread);
+        let around = |(median, spread)| LogEstimate::around(median, spread);
         let kernels = around(match self.is_dense {
             Some(true) => DENSE,
             Some(false) => EXPERTS,
@@ -149,30 +149,30 @@ impl ModelSize {
 }
 
 /// Seconds that a rank on a host as usual needs for each byte, before one was seen to write.
-pub fn seconds_per_byte() -> Guess {
-    Guess::around(RATE.0, RATE.1)
+pub fn seconds_per_byte() -> LogEstimate {
+    LogEstimate::around(RATE.0, RATE.1)
 }
 
 /// The same where the ranks meet in collectives.
-pub fn seconds_per_byte_together() -> Guess {
-    Guess::around(RATE_TOGETHER.0, RATE_TOGETHER.1)
+pub fn seconds_per_byte_together() -> LogEstimate {
+    LogEstimate::around(RATE_TOGETHER.0, RATE_TOGETHER.1)
 }
 
 /// The same of vLLM, whose worker also makes a table of what it recorded.
-pub fn seconds_per_byte_of_vllm() -> Guess {
-    Guess::around(VLLM_RATE.0, VLLM_RATE.1)
+pub fn seconds_per_byte_of_vllm() -> LogEstimate {
+    LogEstimate::around(VLLM_RATE.0, VLLM_RATE.1)
 }
 
 /// How many times slower than usual the slowest host is: where nobody knows, where no host is in doubt (once), and
 /// where it was measured.
-pub fn slowness(known: Option<f64>) -> Guess {
+pub fn slowness(known: Option<f64>) -> LogEstimate {
     match known {
-        None => Guess::around(ANY_HOST.0, ANY_HOST.1),
+        None => LogEstimate::around(ANY_HOST.0, ANY_HOST.1),
         Some(times) if times > 1.0 => {
             let between = (1.0 - 1.0 / times) * ((SLOWEST_HOST - times) / (SLOWEST_HOST - 1.0)).max(0.0);
-            Guess::around(times, MEASURED_HOST.0 + MEASURED_HOST.1 * between)
+            LogEstimate::around(times, MEASURED_HOST.0 + MEASURED_HOST.1 * between)
         }
-        Some(_) => Guess::around(1.0, 0.0),
+        Some(_) => LogEstimate::around(1.0, 0.0),
     }
 }
 

@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::prior::{self, Guess, ModelSize};
+use super::prior::{self, LogEstimate, ModelSize};
 
 /// Fewer steps than this compare nothing.
 pub const MIN_STEPS: u32 = 3;
 /// From so many steps on a window of `ranks` ranks shows how a rank's host spends its time. With fewer it shows how much
 /// GPU work the ranks have, and no more: host time varies from step to step. Of kernels alone the last step has no
 /// end, so one more is needed.
-pub fn telling_steps(ranks: usize, recorded: Recorded) -> u32 {
+pub fn telling_steps(ranks: usize, recorded: RecordingKind) -> u32 {
     let whole = skewtrap_trace::fewest_steps(ranks.max(2));
-    whole as u32 + u32::from(recorded == Recorded::Gpu)
+    whole as u32 + u32::from(recorded == RecordingKind::Gpu)
 }
 /// Steps of a window whose cost nobody can predict, and that says nothing else.
 pub const DEFAULT_STEPS: u32 = 10;
@@ -64,7 +64,7 @@ const MOST_RAISED: f64 = 1.5;
 /// What is recorded, by its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Recorded {
+pub enum RecordingKind {
     /// GPU rows alone.
     Gpu,
     /// CPU rows alone, on a server that has no GPU: operators without launches and kernels.
@@ -75,7 +75,7 @@ pub enum Recorded {
     Stacks,
 }
 
-impl Recorded {
+impl RecordingKind {
     const ALL: [Self; 4] = [Self::Gpu, Self::Cpu, Self::CpuGpu, Self::Stacks];
 
     /// How many times as many bytes a step takes as with GPU rows alone: at least, and at most.
@@ -94,7 +94,7 @@ impl Recorded {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastWindow {
     /// What it recorded.
-    pub recorded: Recorded,
+    pub recorded: RecordingKind,
     /// Steps of each rank.
     pub steps: u32,
     /// The largest file of one rank, bytes.
@@ -113,13 +113,13 @@ pub struct PastWindow {
 
 /// A number that is known up to a factor: its logarithm's mean and spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Factor {
+struct LearnedEstimate {
     mean: f64,
     variance: f64,
     windows: u32,
 }
 
-impl Factor {
+impl LearnedEstimate {
     fn learn(&mut self, value: f64) {
         let x = value.max(1e-12).ln();
         self.windows += 1;
@@ -147,25 +147,25 @@ impl Factor {
 /// What is known of a server's windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WindowCosts {
-    /// By what was recorded, in the order of [`Recorded::ALL`].
-    bytes_per_step: [Option<Factor>; 4],
-    s_per_byte: Option<Factor>,
+    /// By what was recorded, in the order of [`RecordingKind::ALL`].
+    bytes_per_step: [Option<LearnedEstimate>; 4],
+    s_per_byte: Option<LearnedEstimate>,
     /// Seconds a byte as the last window showed them whose silence was surely its writing; else of the first one.
     surely: f64,
 }
 
 /// What stands in for what the windows of a server have not taught yet.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Assumed {
+pub struct CostPriors {
     /// Bytes of a step with GPU rows alone.
-    pub bytes_per_step: Guess,
+    pub bytes_per_step: LogEstimate,
     /// Seconds for each byte on a host as usual.
-    pub s_per_byte: Guess,
+    pub s_per_byte: LogEstimate,
     /// How many times slower than usual the host of the slowest rank is now; `None` where nobody knows.
     pub slowness: Option<f64>,
 }
 
-impl Default for Assumed {
+impl Default for CostPriors {
     /// Of a server of which nothing is known.
     fn default() -> Self {
         Self {
@@ -178,7 +178,7 @@ impl Default for Assumed {
 
 /// The longest silence of a rank that a window is expected to cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Predicted {
+pub struct StallPrediction {
     /// As likely to be exceeded as not.
     pub likely: Duration,
     /// Exceeded by one window of twenty.
@@ -191,7 +191,7 @@ pub struct Size {
     /// Steps of each rank.
     pub steps: u32,
     /// The longest silence of a rank that is expected.
-    pub predicted: Predicted,
+    pub predicted: StallPrediction,
 }
 
 /// Even the smallest window would cost more than it may.
@@ -221,7 +221,7 @@ impl WindowCosts {
             return;
         }
         let per_step = past.largest as f64 / f64::from(past.steps);
-        let [of_bytes, of_rate] = FIRST_SPREAD.map(Factor::new);
+        let [of_bytes, of_rate] = FIRST_SPREAD.map(LearnedEstimate::new);
         let bytes = &mut self.bytes_per_step[past.recorded as usize];
         if bytes.is_some_and(|bytes| per_step > 2.0 * bytes.mean.exp()) {
             *bytes = None;
@@ -263,21 +263,21 @@ impl WindowCosts {
     }
 
     /// Bytes of a step: of windows that recorded the same, else of others, by how much more that is at most.
-    fn a_step_of(&self, recorded: Recorded, assumed: &Assumed) -> Guess {
-        let known = |kind: Recorded| {
+    fn a_step_of(&self, recorded: RecordingKind, assumed: &CostPriors) -> LogEstimate {
+        let known = |kind: RecordingKind| {
             let factor = self.bytes_per_step[kind as usize].as_ref()?;
-            Some(Guess { mean: factor.mean, variance: factor.variance() })
+            Some(LogEstimate { mean: factor.mean, variance: factor.variance() })
         };
         known(recorded).unwrap_or_else(|| {
-            let other = Recorded::ALL.into_iter().find_map(|kind| Some((kind.weight().0, known(kind)?)));
+            let other = RecordingKind::ALL.into_iter().find_map(|kind| Some((kind.weight().0, known(kind)?)));
             let (least, guess) = other.unwrap_or((1.0, assumed.bytes_per_step));
-            Guess { mean: guess.mean + (recorded.weight().1 / least).ln(), ..guess }
+            LogEstimate { mean: guess.mean + (recorded.weight().1 / least).ln(), ..guess }
         })
     }
 
     /// What a window of `steps` is predicted to cost its slowest rank.
-    pub fn predicted(&self, recorded: Recorded, steps: u32, assumed: &Assumed) -> Predicted {
-        let known = |f: &Factor| Guess { mean: f.mean, variance: f.variance() };
+    pub fn predicted(&self, recorded: RecordingKind, steps: u32, assumed: &CostPriors) -> StallPrediction {
+        let known = |f: &LearnedEstimate| LogEstimate { mean: f.mean, variance: f.variance() };
         let bytes = self.a_step_of(recorded, assumed);
         let rate = self.s_per_byte.as_ref().map_or(assumed.s_per_byte, known);
         let one = bytes.and(rate).and(prior::slowness(assumed.slowness));
@@ -286,7 +286,7 @@ impl WindowCosts {
             let log = one.mean + deviations * one.variance.sqrt();
             Duration::from_secs_f64((log.exp() * times).clamp(0.0, 3_600.0))
         };
-        Predicted { likely: after(0.0), upper: after(QUANTILE) }
+        StallPrediction { likely: after(0.0), upper: after(QUANTILE) }
     }
 
     /// As many steps as are predicted to stay within `max_stall`.
@@ -295,8 +295,8 @@ impl WindowCosts {
     /// When even [`MIN_STEPS`] would cost more.
     pub fn size(
         &self,
-        recorded: Recorded,
-        assumed: &Assumed,
+        recorded: RecordingKind,
+        assumed: &CostPriors,
         max_stall: Duration,
     ) -> Result<Size, TooCostly> {
         let needed = self.predicted(recorded, MIN_STEPS, assumed).upper;

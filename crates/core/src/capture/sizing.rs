@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::HttpWindow;
 use super::facts::{ServerFacts, ServerKind, Sizes};
-use super::prior::{self, Guess, ModelSize};
+use super::prior::{self, LogEstimate, ModelSize};
 use super::refusal::Refusal;
 use super::size::{
-    Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, Predicted, Recorded,
-    SLOW_FROM, WindowCosts, telling_steps, written,
+    CostPriors, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, RecordingKind, SLOW_FROM,
+    StallPrediction, WindowCosts, telling_steps, written,
 };
 use crate::amount::{AtMost, Span};
 
@@ -20,7 +20,7 @@ const TIMER_MARGIN: u32 = 3;
 
 /// What is known when a window is sized.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Knowledge {
+pub struct SizingInputs {
     /// What the server's past windows taught.
     pub costs: WindowCosts,
     /// How many times slower than usual the host of its slowest rank is now; `None` where nobody knows.
@@ -31,7 +31,7 @@ pub struct Knowledge {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sizing {
     /// What it records.
-    pub recorded: Recorded,
+    pub recorded: RecordingKind,
     /// Steps of each rank.
     pub steps: u32,
     /// How much slower than usual the slowest rank's host was; `None` where nobody knew.
@@ -70,7 +70,7 @@ impl Sizing {
         spec: &HttpWindow,
         activities: &[String],
         server: &ServerFacts,
-        known: &Knowledge,
+        known: &SizingInputs,
     ) -> Result<Self, Refusal> {
         let recorded = recorded_by(spec, activities, server);
         let (steps, max_stall) = (spec.num_steps, bound_of(spec, known.slowness));
@@ -94,7 +94,7 @@ impl Sizing {
         }
         // Where the model runs on the cores that write, no host is ever known to be as usual.
         let slowness = known.slowness.filter(|times| *times > 1.0 || server.device != "cpu");
-        let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
+        let assumed = CostPriors { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
         let (limit, timer) = server.smallest_timer();
         let allowed = max_stall.unwrap_or(DEFAULT_MAX_STALL).min(limit / TIMER_MARGIN);
         let fit = || known.costs.size(recorded, &assumed, allowed);
@@ -114,7 +114,7 @@ impl Sizing {
         }
         let is_accepted = spec.accept_risk.iter().any(|risk| risk == "server_timer");
         // That a host may be slow is what the margin is for.
-        let usual = Assumed { slowness: slowness.or(Some(1.0)), ..assumed };
+        let usual = CostPriors { slowness: slowness.or(Some(1.0)), ..assumed };
         let likely = |steps| known.costs.predicted(recorded, steps, &usual).likely;
         if likely(chosen) * TIMER_MARGIN > limit && !is_accepted {
             return Err(Refusal::ServerTimer {
@@ -175,7 +175,7 @@ impl Sizing {
 }
 
 /// From how many steps on a window of this server tells how hosts spend their time.
-fn telling_of(server: &ServerFacts, recorded: Recorded) -> u32 {
+fn telling_of(server: &ServerFacts, recorded: RecordingKind) -> u32 {
     let Sizes { dp, tp, pp, dp_attention, .. } = server.sizes;
     let replicas = if dp_attention { 1 } else { usize::from(dp) };
     telling_steps(replicas * usize::from(tp) * usize::from(pp), recorded)
@@ -187,13 +187,13 @@ pub fn steps_for_a_verdict(server: &ServerFacts) -> u32 {
 }
 
 /// Bytes of a step of one rank before a window taught them: a pipeline's ranks share the layers.
-fn a_step_of(server: &ServerFacts) -> Guess {
+fn a_step_of(server: &ServerFacts) -> LogEstimate {
     let of_all = server.model_size.bytes_per_step();
-    Guess { mean: of_all.mean - f64::from(server.sizes.pp.max(1)).ln(), ..of_all }
+    LogEstimate { mean: of_all.mean - f64::from(server.sizes.pp.max(1)).ln(), ..of_all }
 }
 
 /// Seconds for a byte of it, before a window taught them.
-fn rate_of(server: &ServerFacts) -> Guess {
+fn rate_of(server: &ServerFacts) -> LogEstimate {
     match server.engine {
         ServerKind::Sglang if server.sizes.tp > 1 => prior::seconds_per_byte_together(),
         ServerKind::Sglang => prior::seconds_per_byte(),
@@ -230,7 +230,7 @@ pub fn max_stall_for(server: &ServerFacts) -> Option<Duration> {
         return None;
     }
     let slowness = Some(prior::LEAST_MEASURED);
-    let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
+    let assumed = CostPriors { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
     let spec = HttpWindow::default();
     let recorded = recorded_by(&spec, &["GPU".into()], server);
     let needed = WindowCosts::default().predicted(recorded, telling_of(server, recorded), &assumed).upper;
@@ -251,10 +251,10 @@ pub fn before_the_first(spec: &HttpWindow, steps: u32) -> Duration {
     of_a_usual_model(spec, steps, None).upper
 }
 
-fn of_a_usual_model(spec: &HttpWindow, steps: u32, slowness: Option<f64>) -> Predicted {
+fn of_a_usual_model(spec: &HttpWindow, steps: u32, slowness: Option<f64>) -> StallPrediction {
     let activities = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
     let model = ModelSize { layers: Some(32), is_dense: Some(true), ..ModelSize::default() };
-    let assumed = Assumed { bytes_per_step: model.bytes_per_step(), slowness, ..Assumed::default() };
+    let assumed = CostPriors { bytes_per_step: model.bytes_per_step(), slowness, ..CostPriors::default() };
     WindowCosts::default().predicted(recorded(spec, &activities, false), steps, &assumed)
 }
 
@@ -267,26 +267,26 @@ pub fn fewer_before_the_first(spec: &HttpWindow, steps: u32) -> Option<u32> {
     (steps > fewer && !is_accepted).then_some(fewer)
 }
 
-fn recorded_by(spec: &HttpWindow, activities: &[String], server: &ServerFacts) -> Recorded {
+fn recorded_by(spec: &HttpWindow, activities: &[String], server: &ServerFacts) -> RecordingKind {
     // vLLM is told at its launch what to record.
     match server.engine {
-        ServerKind::Vllm | ServerKind::DynamoVllm => return Recorded::CpuGpu,
+        ServerKind::Vllm | ServerKind::DynamoVllm => return RecordingKind::CpuGpu,
         // It always records shapes.
-        ServerKind::TensorrtLlm => return Recorded::Stacks,
+        ServerKind::TensorrtLlm => return RecordingKind::Stacks,
         ServerKind::Sglang | ServerKind::DynamoSglang => {}
     }
     recorded(spec, activities, server.device == "cpu")
 }
 
-fn recorded(spec: &HttpWindow, activities: &[String], without_gpu: bool) -> Recorded {
+fn recorded(spec: &HttpWindow, activities: &[String], without_gpu: bool) -> RecordingKind {
     let only = |one: &str| activities.iter().all(|a| a == one);
     match () {
-        () if spec.with_stack || spec.record_shapes => Recorded::Stacks,
-        () if only("GPU") => Recorded::Gpu,
-        () if only("CPU") && without_gpu => Recorded::Cpu,
-        () if activities.iter().all(|a| a == "CPU" || a == "GPU") => Recorded::CpuGpu,
+        () if spec.with_stack || spec.record_shapes => RecordingKind::Stacks,
+        () if only("GPU") => RecordingKind::Gpu,
+        () if only("CPU") && without_gpu => RecordingKind::Cpu,
+        () if activities.iter().all(|a| a == "CPU" || a == "GPU") => RecordingKind::CpuGpu,
         // Of the others nothing was measured.
-        () => Recorded::Stacks,
+        () => RecordingKind::Stacks,
     }
 }
 
@@ -308,9 +308,9 @@ mod tests {
         server
     }
 
-    fn taught(windows: &[(u32, u64, u32)]) -> Knowledge {
+    fn taught(windows: &[(u32, u64, u32)]) -> SizingInputs {
         let past = windows.iter().map(|&(steps, largest, stall_ms)| PastWindow {
-            recorded: Recorded::Gpu,
+            recorded: RecordingKind::Gpu,
             steps,
             largest,
             stall: MS * stall_ms,
@@ -318,23 +318,24 @@ mod tests {
             predicted: None,
             server: 0,
         });
-        Knowledge { costs: WindowCosts::of(past), slowness: None }
+        SizingInputs { costs: WindowCosts::of(past), slowness: None }
     }
 
-    fn sized(spec: &HttpWindow, layers: u32, known: &Knowledge) -> Result<Sizing, Refusal> {
+    fn sized(spec: &HttpWindow, layers: u32, known: &SizingInputs) -> Result<Sizing, Refusal> {
         Sizing::of(spec, &["GPU".into()], &server_of(layers, 300), known)
     }
 
     #[test]
     fn a_first_window_gets_the_steps_that_its_model_and_its_hosts_allow() {
         let spec = HttpWindow::default();
-        let first = |layers, slowness| sized(&spec, layers, &Knowledge { slowness, ..Knowledge::default() });
+        let first =
+            |layers, slowness| sized(&spec, layers, &SizingInputs { slowness, ..SizingInputs::default() });
         let steps = |layers, slowness| first(layers, slowness).map_or(0, |sized| sized.steps);
         let table = [8, 16, 32, 80].map(|n| [Some(1.0), None, Some(4.0)].map(|slowness| steps(n, slowness)));
         // Known to be as fast as usual, not known, known to be slow; 0 is refused.
         assert_eq!(table, [[14, 4, 3], [7, 0, 0], [3, 0, 0], [0, 0, 0]]);
         let long = HttpWindow { max_stall: Some(MS * 5_000), ..HttpWindow::default() };
-        let most = sized(&long, 8, &Knowledge { slowness: Some(1.0), ..Knowledge::default() });
+        let most = sized(&long, 8, &SizingInputs { slowness: Some(1.0), ..SizingInputs::default() });
         assert_eq!(most.map(|first| first.steps), Ok(super::super::size::MOST_FIRST_STEPS));
     }
 
@@ -345,7 +346,7 @@ mod tests {
             let fits = max_stall_for(&server).expect("its layers are known");
             let steps = |max_stall| {
                 let spec = HttpWindow { max_stall: Some(max_stall), ..HttpWindow::default() };
-                let known = Knowledge { slowness: Some(prior::LEAST_MEASURED), ..Knowledge::default() };
+                let known = SizingInputs { slowness: Some(prior::LEAST_MEASURED), ..SizingInputs::default() };
                 sized(&spec, layers, &known).map_or(0, |sized| sized.steps)
             };
             let telling = steps_for_a_verdict(&server);
@@ -388,9 +389,9 @@ mod tests {
         let known = taught(&[(30, 300_000, 330); 5]);
         let next = sized(&spec, 80, &known).expect("it fits");
         assert!(next.steps == 5 && next.predicted.is_some_and(|p| p <= DEFAULT_MAX_STALL), "{next:?}");
-        let usual = sized(&spec, 80, &Knowledge { slowness: Some(1.0), ..known }).expect("it fits");
+        let usual = sized(&spec, 80, &SizingInputs { slowness: Some(1.0), ..known }).expect("it fits");
         assert!(usual.steps > 15 && usual.limit_of_telling().is_none(), "{usual:?}");
-        let slow = sized(&spec, 80, &Knowledge { slowness: Some(4.0), ..known }).expect("it fits");
+        let slow = sized(&spec, 80, &SizingInputs { slowness: Some(4.0), ..known }).expect("it fits");
         assert!(slow.steps < usual.steps / 2, "{slow:?}");
     }
 
@@ -411,7 +412,7 @@ mod tests {
     fn what_few_steps_show_of_a_slow_host_names_the_bound_of_slow_hosts_and_the_steps_that_its_ranks_need() {
         // As of two H200: six steps of which five are whole, and two ranks need ten.
         let spec = HttpWindow { max_stall_slow_host: Some(MS * 900), ..HttpWindow::default() };
-        let known = Knowledge { slowness: Some(3.4), ..Knowledge::default() };
+        let known = SizingInputs { slowness: Some(3.4), ..SizingInputs::default() };
         let limit = |tp: u16, dp_attention: bool| {
             let mut server = server_of(16, 300);
             (server.sizes.tp, server.sizes.dp, server.sizes.dp_attention) = (tp, tp, dp_attention);
@@ -430,18 +431,18 @@ mod tests {
 
     #[test]
     fn what_few_steps_cannot_show_is_said_with_the_value_that_would_show_it() {
-        let first = sized(&HttpWindow::default(), 8, &Knowledge::default()).expect("it fits");
+        let first = sized(&HttpWindow::default(), 8, &SizingInputs::default()).expect("it fits");
         insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 244 ms; so few steps show which rank has more GPU work, not how its host spends its time: `max_stall: 670ms` allows 11");
         let enough = first.predicted.expect("it is") * first.telling / first.steps + MS;
         let spec = HttpWindow { max_stall: Some(enough), ..HttpWindow::default() };
-        assert_eq!(sized(&spec, 8, &Knowledge::default()).map(|s| s.steps), Ok(first.telling));
+        assert_eq!(sized(&spec, 8, &SizingInputs::default()).map(|s| s.steps), Ok(first.telling));
         let dear = taught(&[(3, 3_000_000, 3_600); 3]);
         let most =
             HttpWindow { num_steps: Some(3), max_stall: Some(MS * 10_000_000), ..HttpWindow::default() };
         let dear = sized(&most, 8, &dear).expect("it is allowed").expectation();
         assert!(dear.ends_with("no `max_stall` allows 11"), "{dear}");
         let three = HttpWindow { num_steps: Some(3), ..HttpWindow::default() };
-        let three = sized(&three, 8, &Knowledge::default()).expect("as it is written");
+        let three = sized(&three, 8, &SizingInputs::default()).expect("as it is written");
         assert!(three.expectation().contains("write `num_steps: 11` or more"), "{}", three.expectation());
     }
 
@@ -457,11 +458,11 @@ mod tests {
 
     #[test]
     fn a_refusal_says_by_what_the_cost_was_estimated() {
-        let large = sized(&HttpWindow::default(), 32, &Knowledge::default()).expect_err("too costly");
+        let large = sized(&HttpWindow::default(), 32, &SizingInputs::default()).expect_err("too costly");
         insta::assert_snapshot!(large, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank for 730 ms, and `max_stall` allows 300 ms; allow it with `max_stall: 730ms`, or with `max_stall: 2700ms`, which allows the 11 steps that also show how hosts spend their time");
         let info = json!({"version": "0.5.16", "device": "cuda"});
         let unknown = ServerFacts::of_server_info(&info);
-        let sized = |spec: &HttpWindow| Sizing::of(spec, &["GPU".into()], &unknown, &Knowledge::default());
+        let sized = |spec: &HttpWindow| Sizing::of(spec, &["GPU".into()], &unknown, &SizingInputs::default());
         let refusal = sized(&HttpWindow::default()).expect_err("too costly");
         insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated carefully, for nothing tells how large its model is) to silence the slowest rank for 7.3 s, and `max_stall` allows 300 ms; allow it with `max_stall: 7300ms`");
         let written = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
@@ -471,7 +472,7 @@ mod tests {
     #[test]
     fn a_slow_host_has_a_bound_of_its_own_which_its_refusal_names() {
         let on = |spec: &HttpWindow, slowness| {
-            sized(spec, 32, &Knowledge { slowness: Some(slowness), ..Knowledge::default() })
+            sized(spec, 32, &SizingInputs { slowness: Some(slowness), ..SizingInputs::default() })
         };
         let usual = HttpWindow::default();
         let refusal = on(&usual, 3.5).expect_err("too costly");
@@ -493,10 +494,10 @@ mod tests {
     #[test]
     fn steps_are_taken_as_they_are_asked_for_unless_a_stall_is_written_beside_them() {
         let ten = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
-        let alone = sized(&ten, 8, &Knowledge::default()).expect("as ever");
+        let alone = sized(&ten, 8, &SizingInputs::default()).expect("as ever");
         assert!((alone.steps, alone.max_stall) == (10, None) && alone.predicted > Some(DEFAULT_MAX_STALL));
         let beside = HttpWindow { max_stall: Some(DEFAULT_MAX_STALL), ..ten };
-        let refusal = sized(&beside, 8, &Knowledge::default()).expect_err("too costly");
+        let refusal = sized(&beside, 8, &SizingInputs::default()).expect_err("too costly");
         insta::assert_snapshot!(refusal, @"10 steps are predicted (estimated from its 8 layers) to silence the slowest rank for 608 ms, and `max_stall` allows 300 ms; write fewer steps or leave `num_steps` out, or allow it with `max_stall: 610ms`");
         assert!(sized(&beside, 8, &taught(&[(10, 100_000, 0); 4])).is_err(), "its exports were not seen");
         assert!(sized(&beside, 8, &taught(&[(10, 50_000, 55); 4])).is_ok(), "what it was seen to cost fits");
@@ -526,8 +527,8 @@ mod tests {
     #[test]
     fn a_hundred_steps_open_on_a_small_model_before_any_window_has_taught_it() {
         let hundred = HttpWindow { num_steps: Some(100), ..HttpWindow::default() };
-        assert!(sized(&hundred, 8, &Knowledge::default()).is_ok());
-        let large = sized(&hundred, 80, &Knowledge::default()).expect_err("the health check");
+        assert!(sized(&hundred, 8, &SizingInputs::default()).is_ok());
+        let large = sized(&hundred, 80, &SizingInputs::default()).expect_err("the health check");
         assert!(large.to_string().contains("`num_steps: 53` or less"), "{large}");
     }
 
@@ -564,7 +565,7 @@ mod tests {
             let spec =
                 HttpWindow { num_steps: Some(steps), max_stall: Some(MS * 10_000), ..HttpWindow::default() };
             // As where the machine says that no process waits for a CPU.
-            let known = Knowledge { slowness: Some(prior::LEAST_MEASURED), ..Knowledge::default() };
+            let known = SizingInputs { slowness: Some(prior::LEAST_MEASURED), ..SizingInputs::default() };
             Sizing::of(&spec, &["GPU".into()], &server, &known)
                 .expect("it fits")
                 .predicted
@@ -587,7 +588,7 @@ mod tests {
     #[test]
     fn the_ranks_of_a_pipeline_share_the_layers() {
         let spec = HttpWindow::default();
-        let known = Knowledge { slowness: Some(1.0), ..Knowledge::default() };
+        let known = SizingInputs { slowness: Some(1.0), ..SizingInputs::default() };
         let mut server = server_of(32, 300);
         server.sizes.pp = 4;
         let piped = Sizing::of(&spec, &["GPU".into()], &server, &known);
@@ -604,22 +605,22 @@ mod tests {
                 &ServerFacts { device: device.into(), ..server_of(8, 300) },
             )
         };
-        assert_eq!(of(&["GPU"], "cuda"), Recorded::Gpu);
-        assert_eq!(of(&["CPU", "GPU"], "cuda"), Recorded::CpuGpu);
-        assert_eq!(of(&["CPU"], "cuda"), Recorded::CpuGpu, "with launches");
-        assert_eq!(of(&["CPU"], "cpu"), Recorded::Cpu);
-        assert_eq!(of(&["MEM"], "cuda"), Recorded::Stacks);
+        assert_eq!(of(&["GPU"], "cuda"), RecordingKind::Gpu);
+        assert_eq!(of(&["CPU", "GPU"], "cuda"), RecordingKind::CpuGpu);
+        assert_eq!(of(&["CPU"], "cuda"), RecordingKind::CpuGpu, "with launches");
+        assert_eq!(of(&["CPU"], "cpu"), RecordingKind::Cpu);
+        assert_eq!(of(&["MEM"], "cuda"), RecordingKind::Stacks);
     }
 
     #[test]
     fn of_vllm_and_nsys_nothing_is_predicted_before_a_window_was_seen() {
         let spec = HttpWindow::default();
         let vllm = ServerFacts::of_vllm("0.33.0", 2);
-        let first = Sizing::of(&spec, &[], &vllm, &Knowledge::default()).expect("a careful one");
+        let first = Sizing::of(&spec, &[], &vllm, &SizingInputs::default()).expect("a careful one");
         assert_eq!((first.steps, first.predicted), (MIN_STEPS, None));
         let later = Sizing::of(&spec, &[], &vllm, &taught(&[(6, 20_000, 25); 3])).expect("it fits");
         assert!(later.steps > MIN_STEPS && later.predicted.is_some(), "{later:?}");
-        let nsys = Sizing::of(&spec, &["CUDA_PROFILER".into()], &server_of(8, 300), &Knowledge::default());
+        let nsys = Sizing::of(&spec, &["CUDA_PROFILER".into()], &server_of(8, 300), &SizingInputs::default());
         assert_eq!(nsys.map(|n| (n.steps, n.predicted)), Ok((DEFAULT_STEPS, None)));
     }
 }

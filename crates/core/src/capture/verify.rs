@@ -26,7 +26,7 @@ pub struct Artifact {
 
 /// Whether the files of a window are complete.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Verdict {
+pub struct FileVerification {
     /// In one word: whether they are usable.
     pub quality: Quality,
     /// Busy ranks without a file.
@@ -76,11 +76,11 @@ pub fn names_of(ranks: &[Rank]) -> String {
 }
 
 /// Judges the files of a window against the ranks that were to write one.
-pub fn verdict_of(expected: &[Rank], idle: &[Rank], files: &[Artifact]) -> Verdict {
+pub fn verify_files(expected: &[Rank], idle: &[Rank], files: &[Artifact]) -> FileVerification {
     let of = |rank: Rank| {
         files.iter().filter(move |f| f.rank.and_then(|r| expected_of(expected, r)) == Some(rank))
     };
-    let mut verdict = Verdict::default();
+    let mut verdict = FileVerification::default();
     for rank in expected.iter().copied() {
         let (mut any, mut whole) = (false, false);
         of(rank).for_each(|f| (any, whole) = (true, whole | f.whole));
@@ -259,27 +259,27 @@ mod tests {
     fn a_missing_busy_rank_makes_it_partial_and_a_missing_idle_rank_does_not() {
         let expected = expected_ranks(&sizes(3, 1, 1, false));
         let files = [file(Rank::dp(0), true), file(Rank::dp(1), true)];
-        let verdict = verdict_of(&expected, &[], &files);
+        let verdict = verify_files(&expected, &[], &files);
         assert_eq!((verdict.quality, verdict.missing), (Quality::Partial, vec![Rank::dp(2)]));
-        let verdict = verdict_of(&expected, &[Rank::dp(2)], &files);
+        let verdict = verify_files(&expected, &[Rank::dp(2)], &files);
         assert_eq!((verdict.quality, verdict.idle), (Quality::Usable, vec![Rank::dp(2)]));
     }
 
     #[test]
     fn a_file_that_is_cut_off_counts_for_nothing() {
         let expected = expected_ranks(&sizes(2, 1, 1, false));
-        let verdict = verdict_of(&expected, &[], &[file(Rank::dp(0), false), file(Rank::dp(1), true)]);
+        let verdict = verify_files(&expected, &[], &[file(Rank::dp(0), false), file(Rank::dp(1), true)]);
         assert_eq!((verdict.quality, verdict.cut), (Quality::Partial, vec![Rank::dp(0)]));
-        assert_eq!(verdict_of(&expected, &[], &[file(Rank::dp(0), false)]).quality, Quality::Broken);
-        assert_eq!(verdict_of(&expected, &[], &[]).quality, Quality::Broken);
+        assert_eq!(verify_files(&expected, &[], &[file(Rank::dp(0), false)]).quality, Quality::Broken);
+        assert_eq!(verify_files(&expected, &[], &[]).quality, Quality::Broken);
     }
 
     #[test]
     fn files_that_all_say_rank_0_are_counted_instead() {
         let expected = expected_ranks(&sizes(2, 1, 1, false));
         let unnamed = || Artifact { rank: Some(Rank::tp(0)), whole: true, ..Artifact::default() };
-        assert_eq!(verdict_of(&expected, &[], &[unnamed(), unnamed()]).quality, Quality::Usable);
-        assert_eq!(verdict_of(&expected, &[], &[unnamed()]).missing.len(), 2);
+        assert_eq!(verify_files(&expected, &[], &[unnamed(), unnamed()]).quality, Quality::Usable);
+        assert_eq!(verify_files(&expected, &[], &[unnamed()]).missing.len(), 2);
     }
 
     #[test]

@@ -72,30 +72,30 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dice::Dice;
+    use crate::test_rng::TestRng;
 
     /// Learned from requests whose tokens have that log-deviation, some of them told alone.
-    fn learned(log_deviation: f64) -> (Batches, Dice) {
-        let (mut batches, mut dice) = (Batches::default(), Dice(11));
+    fn learned(log_deviation: f64) -> (Batches, TestRng) {
+        let (mut batches, mut rng) = (Batches::default(), TestRng(11));
         for i in 0..20_000u32 {
             let together = 1 + i % 3;
-            batches.learn(f64::from(together), mean_of(&mut dice, together, log_deviation));
+            batches.learn(f64::from(together), mean_of(&mut rng, together, log_deviation));
         }
-        (batches, dice)
+        (batches, rng)
     }
 
     /// The logarithm of the mean tokens of `n` requests.
-    fn mean_of(dice: &mut Dice, n: u32, log_deviation: f64) -> f64 {
-        let sum: f64 = (0..n).map(|_| (6.0 + log_deviation * dice.normal()).exp()).sum();
+    fn mean_of(rng: &mut TestRng, n: u32, log_deviation: f64) -> f64 {
+        let sum: f64 = (0..n).map(|_| (6.0 + log_deviation * rng.normal()).exp()).sum();
         (sum / f64::from(n)).ln()
     }
 
     #[test]
     fn the_logarithm_of_a_mean_is_told_as_that_of_one_request() {
         for log_deviation in [0.3, 0.7, 1.1] {
-            let (batches, mut dice) = learned(log_deviation);
+            let (batches, mut rng) = learned(log_deviation);
             for n in [1, 2, 4, 8, 32] {
-                let one = |_| batches.of_one(f64::from(n), mean_of(&mut dice, n, log_deviation));
+                let one = |_| batches.of_one(f64::from(n), mean_of(&mut rng, n, log_deviation));
                 let off = (0..4_000).map(one).sum::<f64>() / 4_000.0 - 6.0;
                 assert!(off.abs() < 0.1, "{n} at {log_deviation}: off by {off:.2}");
             }

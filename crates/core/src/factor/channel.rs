@@ -9,13 +9,13 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Bins};
-use crate::factor::clock::{Clock, decoding_of};
+use crate::factor::cost_model::{CostModel, decoding_of};
 use crate::factor::evidence::{Evidence, Factor, Grid, Side, WINDOWS};
 use crate::factor::intake::{InterpretedReading, WorkSpan};
 use crate::factor::pressure::{self, Pressure};
 use crate::factor::residence::{self, Residence};
 use crate::factor::share::{self, Share, culprits};
-use crate::factor::speed::{self, Needed, Pending, Speed};
+use crate::factor::speed::{self, Pending, Speed, WorkKind};
 use crate::factor::tail::{LEAST_BOUND, Tail};
 use crate::factor::work::{self, Tokens, Work};
 
@@ -38,7 +38,7 @@ const MOST_DOUBT: i64 = 24;
 
 /// How well a source knows arrivals and work, before anything is learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quality {
+pub struct SourceQuality {
     /// How stale counts are, in seconds: servers publish every few dozen steps.
     pub staleness: f64,
     /// The standard deviation of the logarithm of a busy second's needed over spent.
@@ -57,8 +57,8 @@ pub struct Channel {
     /// The recent past.
     pub bins: Bins,
     /// All that was learned.
-    pub known: Known,
-    quality: Quality,
+    pub known: LearnedState,
+    quality: SourceQuality,
     /// When anything was last heard on it.
     pub heard: Option<f64>,
     /// The last second in which a rank had no room: arrivals are in doubt then.
@@ -71,11 +71,11 @@ pub struct Channel {
 
 /// What was learned of a site: to be kept over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Known {
+pub struct LearnedState {
     /// The cost model of all work, and of decoding alone.
-    pub clock: Clock,
+    pub clock: CostModel,
     /// See above.
-    pub decoding: Clock,
+    pub decoding: CostModel,
     /// Requests a rank.
     pub share: Share,
     /// Seconds for the same work.
@@ -183,7 +183,7 @@ struct Unlearned {
 }
 
 impl Examination {
-    fn into_lesson(self) -> TrainingSample {
+    fn into_training(self) -> TrainingSample {
         let deviances =
             self.evidence().map(|evidence| evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
         TrainingSample {
@@ -223,13 +223,13 @@ impl Examination {
 
 impl Channel {
     /// For `ranks` ranks, beginning at `second`.
-    pub fn new(ranks: usize, second: i64, quality: Quality) -> Self {
-        let known = Known {
-            clock: Clock::default(),
-            decoding: Clock::default(),
+    pub fn new(ranks: usize, second: i64, quality: SourceQuality) -> Self {
+        let known = LearnedState {
+            clock: CostModel::default(),
+            decoding: CostModel::default(),
             share: Share::new(ranks, quality.staleness),
-            speed: Speed::new(ranks, quality.noise, Needed::All),
-            pace: Speed::new(ranks, PACE_NOISE, Needed::Decoding),
+            speed: Speed::new(ranks, quality.noise, WorkKind::All),
+            pace: Speed::new(ranks, PACE_NOISE, WorkKind::Decoding),
             work: Work::new(ranks, Tokens::All),
             misses: Work::new(ranks, Tokens::Computed),
             pressure: Pressure::default(),
@@ -248,7 +248,7 @@ impl Channel {
     }
 
     /// Takes what was `known` before for what is known. An agent of an earlier release knew nothing of stays.
-    pub fn remember(&mut self, known: Known) {
+    pub fn remember(&mut self, known: LearnedState) {
         let unknown = std::mem::replace(&mut self.known, known).residence;
         if !self.known.residence.is_of(self.known.share.usual.len()) {
             self.known.residence = unknown;
@@ -277,7 +277,7 @@ impl Channel {
         }
         if let Some(brought) = meaning.work {
             let (from, to) = meaning.came.map_or((at, at), |came| (came.from, came.to));
-            let Known { work, misses, .. } = &mut self.known;
+            let LearnedState { work, misses, .. } = &mut self.known;
             let of_one = |work: &Work, logarithm: f64| {
                 brought.together.map_or(logarithm, |together| work.batches.of_one(together, logarithm))
             };
@@ -331,7 +331,7 @@ impl Channel {
     /// What each test sees in windows from `since` to `newest`.
     pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Examination {
         let sums = self.bins.sums(newest, since);
-        let Quality { is_inferred, is_guessed, .. } = self.quality;
+        let SourceQuality { is_inferred, is_guessed, .. } = self.quality;
         let share = self.known.share.examine(&sums, self.full, is_inferred);
         let mut crowding = share.crowding;
         if is_guessed {
@@ -356,7 +356,7 @@ impl Channel {
     }
 
     fn pressure(&self, share: &share::Examination, pace: &speed::Examination) -> pressure::Examination {
-        let Known { share: shares, pace: paces, pressure, .. } = &self.known;
+        let LearnedState { share: shares, pace: paces, pressure, .. } = &self.known;
         let both = |w: usize, r: usize| {
             let came = share.roots.row(w)[r] / shares.noise(r, w, 0.0, share.is_in_doubt[w]).sqrt();
             (came, -pace.training.roots.row(w)[r] / paces.dispersion(r, w).sqrt())
@@ -425,7 +425,7 @@ impl Channel {
         self.unlearned.clear();
         let all = 0..self.known.share.usual.len();
         let sums: Vec<Bin> = all.map(|r| self.bins.sum(r, newest - window + 1..=newest)).collect();
-        let Known { speed, pace, work, misses, residence, .. } = &mut self.known;
+        let LearnedState { speed, pace, work, misses, residence, .. } = &mut self.known;
         speed.take_for_usual(ranks, &sums);
         pace.take_for_usual(ranks, &sums);
         work.take_for_usual(ranks, &sums);
@@ -452,7 +452,7 @@ impl Channel {
             WINDOWS.into_iter().zip(departs).rfind(|(_, departs)| *departs).map(|(window, _)| window);
         self.unlearned.push_back(Unlearned {
             second: newest,
-            training: seen.into_lesson(),
+            training: seen.into_training(),
             is_doubtful: false,
         });
         if let Some(window) = longest {

@@ -8,21 +8,21 @@ mod listen;
 mod shifted;
 mod troubles;
 
-pub use self::troubles::{Closed, Open};
+pub use self::troubles::{ClosedTrouble, OpenTrouble};
 
 use crate::factor::channel::{
-    Channel, Examination, Known, MISSES, PACE, PRESSURE, Quality, SHARE, TESTS, WORK,
+    Channel, Examination, LearnedState, MISSES, PACE, PRESSURE, SHARE, SourceQuality, TESTS, WORK,
 };
-use crate::factor::clock::decoding_of;
+use crate::factor::cost_model::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::impact::Load;
-use crate::factor::incident::{Change, Incident};
 use crate::factor::intake::{Levels, Lines, Totals, WorkSpan};
 use crate::factor::marks::{Firing, Firings, Mark, MarkEffect};
 use crate::factor::observation::Gauges;
 use crate::factor::speed::Pending;
 use crate::factor::standing::{Standing, Uneven};
 use crate::factor::stuck::{Progress, Stuck};
+use crate::factor::trouble::{Trouble, TroubleChange};
 use crate::factor::turnover::Turnover;
 
 /// A source is used for so long after its last word, in seconds.
@@ -38,11 +38,29 @@ const WORK_COUNTERS: usize = 2;
 const GAUGES: usize = 3;
 const WAYS: usize = 4;
 /// What is expected of each.
-const QUALITY: [Quality; WAYS] = [
-    Quality { staleness: 0.25, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.1, is_inferred: false, is_timed_singly: false, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.1, is_inferred: true, is_timed_singly: false, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.3, is_inferred: true, is_timed_singly: false, is_guessed: true },
+const QUALITY: [SourceQuality; WAYS] = [
+    SourceQuality {
+        staleness: 0.25,
+        noise: 0.1,
+        is_inferred: false,
+        is_timed_singly: true,
+        is_guessed: false,
+    },
+    SourceQuality {
+        staleness: 0.5,
+        noise: 0.1,
+        is_inferred: false,
+        is_timed_singly: false,
+        is_guessed: false,
+    },
+    SourceQuality {
+        staleness: 0.5,
+        noise: 0.1,
+        is_inferred: true,
+        is_timed_singly: false,
+        is_guessed: false,
+    },
+    SourceQuality { staleness: 0.5, noise: 0.3, is_inferred: true, is_timed_singly: false, is_guessed: true },
 ];
 /// The first seconds of a source, while a server fills, say nothing.
 const WARM_UP: i64 = 8;
@@ -112,7 +130,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// By lines, by counters, by counters of work alone, by gauges.
-    pub channels: [Option<Known>; WAYS],
+    pub channels: [Option<LearnedState>; WAYS],
     /// Requests finished a token.
     pub turnover: Turnover,
     /// The longest healthy pause of a rank with work, in seconds.
@@ -124,10 +142,10 @@ pub struct Saved {
     pub firings: Firings,
     /// The troubles under way, the one that is told last.
     #[serde(default)]
-    pub open: Vec<Open>,
+    pub open: Vec<OpenTrouble>,
     /// Troubles that ended a moment ago: they may come back.
     #[serde(default)]
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedTrouble>,
 }
 
 /// What is nearest to its bound now, for people who ask why nothing fires.
@@ -184,11 +202,11 @@ pub struct Detector {
     /// Each rank's gauges as they were read last, from whichever source.
     gauges: Vec<Option<(f64, Gauges)>>,
     /// The trouble under way that was found last: the one that is told.
-    open: Option<Open>,
+    open: Option<OpenTrouble>,
     /// Troubles that still go on behind it, the oldest first.
-    behind: Vec<Open>,
+    behind: Vec<OpenTrouble>,
     /// Troubles that ended a moment ago, the newest last.
-    closed: Vec<Closed>,
+    closed: Vec<ClosedTrouble>,
     /// Troubles that have gone on for so long that they are what is usual, the newest last.
     became_usual: Vec<BecameUsual>,
     /// When a trouble ended last in which ranks were sent others than their own requests.
@@ -308,21 +326,21 @@ impl Detector {
     }
 
     /// The trouble under way.
-    pub fn open(&self) -> Option<&Incident> {
-        self.open.as_ref().filter(|open| !open.is_unseen).map(|open| &open.incident)
+    pub fn open(&self) -> Option<&Trouble> {
+        self.open.as_ref().filter(|open| !open.is_unseen).map(|open| &open.trouble)
     }
 
     /// Whether the trouble of that number goes on, told or behind the one that is.
     pub fn is_open(&self, id: u64) -> bool {
-        self.open.iter().chain(&self.behind).any(|open| open.incident.id == id)
+        self.open.iter().chain(&self.behind).any(|open| open.trouble.id == id)
     }
 
     /// In what the ranks of the trouble of that number depart, and whether it seems to have ended a moment ago; `None` of
     /// one that has, or of which nothing was seen yet.
     pub fn trouble(&self, id: u64) -> Option<(Factor, bool)> {
         let all = self.open.iter().chain(&self.behind);
-        let open = all.filter(|open| !open.is_unseen).find(|open| open.incident.id == id)?;
-        Some((open.incident.factor, open.calm > 0))
+        let open = all.filter(|open| !open.is_unseen).find(|open| open.trouble.id == id)?;
+        Some((open.trouble.factor, open.calm > 0))
     }
 
     /// The troubles that became what is usual, the last ones.
@@ -386,11 +404,11 @@ impl Detector {
         detector.firings = saved.firings;
         // Without what was usual before nobody could say when they are over.
         let is_known = detector.channels.iter().any(Option::is_some);
-        let is_there = |open: &Open| open.incident.ranks.iter().all(|r| *r < settings.ranks);
+        let is_there = |open: &OpenTrouble| open.trouble.ranks.iter().all(|r| *r < settings.ranks);
         let open = saved.open.into_iter().filter(|open| is_known && is_there(open));
-        detector.behind = open.map(|open| Open { is_unseen: true, calm: 0, ..open }).collect();
+        detector.behind = open.map(|open| OpenTrouble { is_unseen: true, calm: 0, ..open }).collect();
         detector.open = detector.behind.pop();
-        let is_recent = |closed: &Closed| is_known && now - closed.at < WAKE;
+        let is_recent = |closed: &ClosedTrouble| is_known && now - closed.at < WAKE;
         detector.closed = saved.closed.into_iter().filter(is_recent).collect();
         detector.moved_until =
             detector.closed.iter().map(|closed| closed.at).fold(detector.moved_until, f64::max);
@@ -403,7 +421,7 @@ impl Detector {
     }
 
     /// Looks at everything up to `now`; to be called once a second.
-    pub fn step(&mut self, now: f64) -> Vec<Change> {
+    pub fn step(&mut self, now: f64) -> Vec<TroubleChange> {
         self.stuck.note(now);
         let Some(active) = (0..WAYS).find(|c| {
             self.channels[*c].as_ref().and_then(|c| c.heard).is_some_and(|h| now - h < SOURCE_PATIENCE)
@@ -418,23 +436,23 @@ impl Detector {
     }
 
     /// Where nothing is heard nobody knows whether a trouble goes on; after long it is over.
-    fn end_after_a_gap(&mut self, now: f64) -> Vec<Change> {
+    fn end_after_a_gap(&mut self, now: f64) -> Vec<TroubleChange> {
         if now - self.heard <= RESUMES_WITHIN {
             return Vec::new();
         }
         self.closed.clear();
         let open = self.behind.drain(..).chain(self.open.take());
-        open.map(|open| Change::Cleared(open.incident)).collect()
+        open.map(|open| TroubleChange::Cleared(open.trouble)).collect()
     }
 
     /// Looks at the seconds of `channel` that became complete.
-    fn step_on(&mut self, active: usize, channel: &mut Channel, now: f64) -> Vec<Change> {
+    fn step_on(&mut self, active: usize, channel: &mut Channel, now: f64) -> Vec<TroubleChange> {
         let over = now.floor() as i64 - 1;
         // A line tells of its moment, a poll of the time since the one before.
         let newest = if active == LINES { over } else { over.min(channel.told_until()) };
         // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
         let pause = PAUSE.max(POLLS_MISSED * channel.interval);
-        let moved = self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max);
+        let moved = self.stuck.liveness.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max);
         // Where nobody has work nothing moves either, and a trouble is over.
         let is_idle = self.open.is_some() && self.stuck.is_idle(now - pause);
         if moved < now - pause && !is_idle {
@@ -591,10 +609,10 @@ impl Detector {
     /// While ranks are slow, the scatter of their peers' speeds is learned on: where it grows and nothing is learned, one
     /// false trouble begets the next.
     fn learn_noise_of_peers(&self, channel: &mut Channel, seen: &Examination) {
-        let open = || self.behind.iter().chain(&self.open).map(|open| &open.incident);
-        let is_slow = |rank: usize| open().any(|incident| incident.ranks.contains(&rank));
+        let open = || self.behind.iter().chain(&self.open).map(|open| &open.trouble);
+        let is_slow = |rank: usize| open().any(|trouble| trouble.ranks.contains(&rank));
         let peers = (0..self.settings.ranks).filter(|rank| !is_slow(*rank)).count();
-        if peers >= LEAST_PEERS && open().all(|incident| incident.factor == Factor::Speed) {
+        if peers >= LEAST_PEERS && open().all(|trouble| trouble.factor == Factor::Speed) {
             channel.learn_noise_of_speed(seen, is_slow);
         }
     }
@@ -613,10 +631,10 @@ impl Detector {
         seen: Examination,
         candidates: &[Candidate],
         moment: StepContext,
-    ) -> Vec<Change> {
+    ) -> Vec<TroubleChange> {
         let StepContext { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
-        let Some(at) = candidates.iter().position(|c| !self.is_wake(channel, c, moment)) else {
+        let Some(at) = candidates.iter().position(|c| !self.is_aftereffect(channel, c, moment)) else {
             self.suspected.clear();
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
@@ -665,27 +683,27 @@ impl Detector {
     }
 
     /// A trouble was found. It is one that ended a moment ago where that was of the same ranks.
-    fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: StepContext) -> Change {
+    fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: StepContext) -> TroubleChange {
         let now = moment.now;
         self.suspected.clear();
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
         self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
         channel.fired(c.test, c.evidence.deviance);
-        let (incident, (_, test, ..)) = (self.describe(channel, c, moment), c.told());
+        let (trouble, (_, test, ..)) = (self.describe(channel, c, moment), c.told());
         let returned =
-            self.closed.iter().rposition(|old| old.is_same(&incident, test)).map(|i| self.closed.remove(i));
+            self.closed.iter().rposition(|old| old.is_same(&trouble, test)).map(|i| self.closed.remove(i));
         let change = match returned {
-            Some(Closed { incident: old, .. }) => Change::Returned(Incident {
+            Some(ClosedTrouble { trouble: old, .. }) => TroubleChange::Returned(Trouble {
                 id: old.id,
-                symptoms: follow::with_symptoms(old.symptoms, &incident.symptoms),
-                ..incident
+                symptoms: follow::with_symptoms(old.symptoms, &trouble.symptoms),
+                ..trouble
             }),
             None => {
                 self.incidents += 1;
-                Change::Fired(Incident { id: self.incidents, ..incident })
+                TroubleChange::Fired(Trouble { id: self.incidents, ..trouble })
             }
         };
-        let open = Open::new(change.incident().clone(), test, channel.is_young());
+        let open = OpenTrouble::new(change.trouble().clone(), test, channel.is_young());
         if let Some(before) = self.open.replace(open) {
             self.behind.push(before);
         }

@@ -16,7 +16,7 @@ pub use levels::Levels;
 pub use lines::Lines;
 pub use totals::Totals;
 
-use crate::factor::clock::Features;
+use crate::factor::cost_model::Features;
 use crate::factor::observation::Gauges;
 
 /// A stretch between two reports that is longer says nothing, in seconds: a pause, a lost source.

@@ -5,7 +5,7 @@
 
 /// One reading of one rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Observation {
+pub struct RankReading {
     /// When it was read or, for a log line, when it arrived, in seconds.
     pub at: f64,
     /// The rank's place in its group, from 0.

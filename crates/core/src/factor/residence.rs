@@ -202,13 +202,13 @@ fn holds_little(bin: &Bin) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dice::Dice;
+    use crate::test_rng::TestRng;
 
     /// What `ranks` ranks show from second 120 on for fifteen seconds, after two healthy minutes with four requests a
     /// second, each of which stays for `stay(rank, second)` seconds.
     fn after(ranks: usize, rate: f64, stay: impl Fn(usize, i64) -> f64) -> (Residence, Vec<Evidence>) {
         let (mut bins, mut residence) = (Bins::new(ranks, 0), Residence::new(ranks));
-        let mut dice = Dice(11);
+        let mut rng = TestRng(11);
         let mut until: Vec<Vec<f64>> = vec![Vec::new(); ranks];
         let mut next = vec![0.0; ranks];
         let mut last = Vec::new();
@@ -219,8 +219,8 @@ mod tests {
                     until[r].retain(|end| *end > at);
                     let met = until[r].len() as f64;
                     bins.at(r, at, |b| (b.admitted, b.met) = (b.admitted + 1.0, b.met + met));
-                    until[r].push(at - stay(r, s) * dice.uniform().max(1e-9).ln());
-                    next[r] -= dice.uniform().max(1e-9).ln() / rate;
+                    until[r].push(at - stay(r, s) * rng.uniform().max(1e-9).ln());
+                    next[r] -= rng.uniform().max(1e-9).ln() / rate;
                 }
             }
             bins.advance(s);

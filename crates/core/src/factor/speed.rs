@@ -1,4 +1,4 @@
-//! Speed: seconds that a rank needs for the same work, by the work clock ([`crate::factor::clock`]), against its
+//! Speed: seconds that a rank needs for the same work, by the work clock ([`crate::factor::cost_model`]), against its
 //! own usual and against its peers now.
 //!
 //! Both must hold: a rank that is slower than usual while all are is a slower server; one that is slower
@@ -69,7 +69,7 @@ pub struct Speed {
     /// The logarithm of each rank's usual ratio of needed to spent seconds.
     pub usual: Vec<f64>,
     /// Which needed seconds are looked at.
-    pub clock: Needed,
+    pub clock: WorkKind,
     /// The nominal standard deviation of the logarithm of a busy second's ratio.
     pub nominal: f64,
     /// Seconds that taught them, per rank.
@@ -85,14 +85,14 @@ pub struct Speed {
 
 /// Which needed seconds are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Needed {
+pub enum WorkKind {
     /// For all that was done: what is left is how fast a rank is.
     All,
     /// For decoding alone: what is left is also the time that prompts took.
     Decoding,
 }
 
-impl Needed {
+impl WorkKind {
     /// Those of `bin`.
     pub fn of(self, bin: &Bin) -> f64 {
         match self {
@@ -158,7 +158,7 @@ pub struct TrainingSample {
 
 impl Speed {
     /// For `ranks` ranks, of which nothing is known but the nominal noise of a busy second.
-    pub fn new(ranks: usize, nominal: f64, clock: Needed) -> Self {
+    pub fn new(ranks: usize, nominal: f64, clock: WorkKind) -> Self {
         Self {
             usual: vec![0.0; ranks],
             nominal,
@@ -172,7 +172,7 @@ impl Speed {
 
     /// What the prompts of all ranks, of which `bins` are, take of the time of each.
     pub fn shared(&self, bins: &[Bin]) -> Shared {
-        let part = if self.clock == Needed::All { self.waits.part() } else { 0.0 };
+        let part = if self.clock == WorkKind::All { self.waits.part() } else { 0.0 };
         let all = if part > 0.0 { bins.iter().map(|bin| bin.prompts).sum() } else { 0.0 };
         Shared { part, all }
     }
@@ -219,7 +219,7 @@ impl Speed {
             for (r, plain) in plain.iter_mut().enumerate() {
                 *plain = ratio(r, self.needed(&sum[r], shared), sum[r].spent);
             }
-            if window == WINDOWS[WAITS_WINDOW] && self.clock == Needed::All {
+            if window == WINDOWS[WAITS_WINDOW] && self.clock == WorkKind::All {
                 let busy = sum.iter().filter(|bin| bin.spent > WAITS_MEASURED * length);
                 waits = Term::of(busy.map(|bin| (bin.prompts / length, bin.needed / bin.spent)));
             }
@@ -390,12 +390,12 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dice::Dice;
     use crate::factor::bins::Bins;
+    use crate::test_rng::TestRng;
 
     fn run(seconds: i64, ratio: impl Fn(usize, i64) -> f64) -> Vec<Evidence> {
         let mut bins = Bins::new(3, 0);
-        let mut speed = Speed::new(3, 0.1, Needed::All);
+        let mut speed = Speed::new(3, 0.1, WorkKind::All);
         let mut last = Vec::new();
         for s in 0..seconds {
             (0..3).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (ratio(r, s), 1.0)));
@@ -410,14 +410,14 @@ mod tests {
 
     #[test]
     fn where_work_is_guessed_a_rank_is_measured_by_what_its_peers_scatter_now() {
-        let (mut bins, mut dice) = (Bins::new(8, 0), Dice(7));
-        let mut speed = Speed::new(8, 0.3, Needed::All);
+        let (mut bins, mut rng) = (Bins::new(8, 0), TestRng(7));
+        let mut speed = Speed::new(8, 0.3, WorkKind::All);
         let examine = |speed: &Speed, bins: &Bins, s: i64, is_guessed: bool| {
             speed.examine(&bins.sums(s, 0), &[Pending::default(); 8], &[], is_guessed)
         };
         for s in 0..300 {
             (0..8).for_each(|r| {
-                bins.at(r, s as f64, |b| (b.needed, b.spent) = (f64::exp(0.1 * dice.normal()), 1.0))
+                bins.at(r, s as f64, |b| (b.needed, b.spent) = (f64::exp(0.1 * rng.normal()), 1.0))
             });
             let training = examine(&speed, &bins, s, true).training;
             speed.learn(&training);
@@ -439,14 +439,14 @@ mod tests {
     #[test]
     fn where_work_is_guessed_a_slow_rank_departs_beside_one_peer_and_two_beside_two() {
         for (ranks, slow) in [(2, 1), (3, 1), (4, 2)] {
-            let (mut bins, mut dice) = (Bins::new(ranks, 0), Dice(7));
-            let mut speed = Speed::new(ranks, 0.3, Needed::All);
+            let (mut bins, mut rng) = (Bins::new(ranks, 0), TestRng(7));
+            let mut speed = Speed::new(ranks, 0.3, WorkKind::All);
             let none = vec![Pending::default(); ranks];
             let mut last = Vec::new();
             for s in 0..332 {
                 for r in 0..ranks {
                     let takes = if r < slow && s >= 300 { 4.0 } else { 1.0 };
-                    let needed = f64::exp(0.2 * dice.normal()) / takes;
+                    let needed = f64::exp(0.2 * rng.normal()) / takes;
                     bins.at(r, s as f64, |b| (b.needed, b.spent) = (needed, 1.0));
                 }
                 let seen = speed.examine(&bins.sums(s, 0), &none, &[], true);
@@ -461,15 +461,15 @@ mod tests {
 
     #[test]
     fn noise_is_learned_of_the_peers_of_a_slow_rank_and_nothing_else_is() {
-        let mut dice = Dice(7);
+        let mut rng = TestRng(7);
         let mut bins = Bins::new(5, 0);
-        let mut speed = Speed::new(5, 0.1, Needed::All);
+        let mut speed = Speed::new(5, 0.1, WorkKind::All);
         let (mut quiet, mut usual) = (0.0, Vec::new());
         for s in 0..240 {
             let scatter = if s < 120 { 0.02 } else { 0.3 };
             for rank in 0..5 {
                 let slow: f64 = if rank == 4 && s >= 120 { 0.2 } else { 1.0 };
-                let needed = slow * f64::exp(scatter * dice.normal());
+                let needed = slow * f64::exp(scatter * rng.normal());
                 bins.at(rank, s as f64, |b| (b.needed, b.spent) = (needed, 1.0));
             }
             let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 5], &[], false);
@@ -496,7 +496,7 @@ mod tests {
     /// a fifth of one.
     fn beside_an_idle_peer(mine: f64, its: f64, pending: Pending) -> Vec<Evidence> {
         let mut bins = Bins::new(2, 0);
-        let mut speed = Speed::new(2, 0.1, Needed::All);
+        let mut speed = Speed::new(2, 0.1, WorkKind::All);
         for s in 0..300 {
             (0..2).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (0.35, 0.35)));
             let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 2], &[], false);
@@ -536,12 +536,12 @@ mod tests {
 
     #[test]
     fn a_rank_without_prompts_that_waits_for_those_of_its_peers_is_not_slow() {
-        let (mut bins, mut dice) = (Bins::new(4, 0), Dice(5));
-        let mut speed = Speed::new(4, 0.1, Needed::All);
+        let (mut bins, mut rng) = (Bins::new(4, 0), TestRng(5));
+        let mut speed = Speed::new(4, 0.1, WorkKind::All);
         let mut without_waits = speed.clone();
         for s in 0..1_220_i64 {
             // All take the time of decoding and of everybody's prompts; in the end one rank has none.
-            let mut prompts: [f64; 4] = std::array::from_fn(|_| 0.2 * dice.uniform());
+            let mut prompts: [f64; 4] = std::array::from_fn(|_| 0.2 * rng.uniform());
             if s >= 1_200 {
                 prompts = [0.2, 0.2, 0.0, 0.2];
             }

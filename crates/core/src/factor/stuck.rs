@@ -100,7 +100,7 @@ impl Liveness {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stuck {
     /// Per rank.
-    pub pulses: Vec<Liveness>,
+    pub liveness: Vec<Liveness>,
     /// The longest healthy pause of a rank with work, in seconds.
     pub longest: f64,
     /// The same between two reports of ranks without work, and how many there were: how their clocks go on here.
@@ -112,64 +112,66 @@ pub struct Stuck {
 impl Stuck {
     /// For `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
-        Self { pulses: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0), ended: (0.0, 0.0) }
+        Self { liveness: vec![Liveness::default(); ranks], longest: 0.0, idle: (0.0, 0), ended: (0.0, 0.0) }
     }
 
     /// Whether every rank was read since then, and has no work.
     pub fn is_idle(&self, since: f64) -> bool {
-        self.pulses.iter().all(|pulse| pulse.work < 1.0 && pulse.read.is_some_and(|read| read >= since))
+        self.liveness
+            .iter()
+            .all(|liveness| liveness.work < 1.0 && liveness.read.is_some_and(|read| read >= since))
     }
 
     /// Something of `rank` was read at `at`.
     pub fn read(&mut self, rank: usize, at: f64) {
-        let pulse = &mut self.pulses[rank];
-        let Some(gap) = pulse.read.replace(at).map(|before| at - before).filter(|gap| *gap > LEAST_GAP)
+        let liveness = &mut self.liveness[rank];
+        let Some(gap) = liveness.read.replace(at).map(|before| at - before).filter(|gap| *gap > LEAST_GAP)
         else {
             return;
         };
-        if pulse.interval == 0.0 {
-            pulse.interval = gap;
+        if liveness.interval == 0.0 {
+            liveness.interval = gap;
         }
-        let most = (MISSED * pulse.interval).max(LEAST_MISSED);
+        let most = (MISSED * liveness.interval).max(LEAST_MISSED);
         if gap > most {
-            pulse.unread = Some(at);
+            liveness.unread = Some(at);
         }
-        pulse.interval += INTERVAL_GAIN * (gap.min(most) - pulse.interval);
+        liveness.interval += INTERVAL_GAIN * (gap.min(most) - liveness.interval);
     }
 
     /// Whether `rank` was read all the time since its work moved last: else nobody knows how long its pause was.
     pub fn was_read(&self, rank: usize) -> bool {
-        let pulse = &self.pulses[rank];
-        pulse.unread.is_none_or(|unread| pulse.moved.is_some_and(|moved| moved >= unread))
+        let liveness = &self.liveness[rank];
+        liveness.unread.is_none_or(|unread| liveness.moved.is_some_and(|moved| moved >= unread))
     }
 
     /// The work of `rank` moved at `at`, as was read at `read`. A healthy pause before it is remembered.
     pub fn moved(&mut self, rank: usize, at: f64, read: f64, is_healthy: bool) {
-        let pulse = &mut self.pulses[rank];
-        if let Some(before) = pulse.moved {
+        let liveness = &mut self.liveness[rank];
+        if let Some(before) = liveness.moved {
             let pause = at - before;
             if pause <= 0.0 {
                 return;
             }
-            if is_healthy && pulse.work >= 1.0 {
+            if is_healthy && liveness.work >= 1.0 {
                 let forgotten = self.longest * (-pause / MEMORY).exp();
                 self.longest = forgotten.max(pause.min(0.5 * MOST_PATIENCE));
             }
         }
         let age = (read - at).max(0.0);
-        pulse.age = match pulse.moved {
-            Some(_) => age.min(pulse.age + AGE_GAIN * (age - pulse.age)),
+        liveness.age = match liveness.moved {
+            Some(_) => age.min(liveness.age + AGE_GAIN * (age - liveness.age)),
             None => age,
         };
-        (pulse.moved, pulse.moved_read) = (Some(at), Some(read));
+        (liveness.moved, liveness.moved_read) = (Some(at), Some(read));
     }
 
     /// A report of `rank` bears its own time `at`. Between two of one that `is_idle` in both its clock is seen to go on. To
     /// be called before [`Self::moved`].
     pub fn dated(&mut self, rank: usize, at: f64, is_idle: bool) {
-        let pulse = &mut self.pulses[rank];
-        pulse.is_dated = true;
-        let pause = pulse.moved.map_or(0.0, |before| at - before);
+        let liveness = &mut self.liveness[rank];
+        liveness.is_dated = true;
+        let pause = liveness.moved.map_or(0.0, |before| at - before);
         if is_idle && pause > 0.0 {
             let (longest, reports) = self.idle;
             let longest = (longest * (-pause / MEMORY).exp()).max(pause.min(MOST_IDLE_PAUSE));
@@ -212,7 +214,7 @@ impl Stuck {
     pub fn is_in_doubt(&self, now: f64) -> bool {
         let unusual = UNUSUAL * self.longest.max(1.0);
         let working: Vec<f64> =
-            self.pulses.iter().filter(|p| p.work >= 1.0).filter_map(|p| p.still(now)).collect();
+            self.liveness.iter().filter(|p| p.work >= 1.0).filter_map(|p| p.still(now)).collect();
         let patience = self.patience();
         let moving = working.iter().filter(|still| **still < 0.5 * patience).count();
         2 * moving >= working.len() && working.iter().any(|s| *s > unusual && *s <= patience)
@@ -222,7 +224,7 @@ impl Stuck {
     pub fn note(&mut self, now: f64) {
         for (rank, still) in self.examine(now).into_iter().enumerate() {
             if still.is_some() {
-                self.pulses[rank].stuck = Some(now);
+                self.liveness[rank].stuck = Some(now);
             }
         }
     }
@@ -232,32 +234,32 @@ impl Stuck {
     pub fn progress(&self, now: f64) -> Vec<Progress> {
         let (unusual, patience) = (UNUSUAL * self.longest.max(1.0), self.patience());
         let stuck = self.examine(now);
-        let of = |(pulse, stuck): (&Liveness, Option<f64>)| {
+        let of = |(liveness, stuck): (&Liveness, Option<f64>)| {
             if let Some(since) = stuck {
                 return Progress::Stuck(now - since);
             }
-            if let Some(ago) = pulse.stuck.map(|at| now - at).filter(|ago| *ago < WAKES) {
+            if let Some(ago) = liveness.stuck.map(|at| now - at).filter(|ago| *ago < WAKES) {
                 return Progress::Wakes(ago);
             }
-            let (Some(still), Some(stood)) = (pulse.still(now), pulse.stood()) else {
+            let (Some(still), Some(stood)) = (liveness.still(now), liveness.stood()) else {
                 return Progress::Moves;
             };
-            match pulse.work >= 1.0 && (stood > unusual || still > patience) {
+            match liveness.work >= 1.0 && (stood > unusual || still > patience) {
                 true => Progress::InDoubt(still),
                 false => Progress::Moves,
             }
         };
-        self.pulses.iter().zip(stuck).map(of).collect()
+        self.liveness.iter().zip(stuck).map(of).collect()
     }
 
     /// Whether `rank`, which has work, was not heard for a while, and not yet for so long that it is stuck:
     /// whether it is slow or hangs is known when it is heard again, or is not.
     pub fn is_silent(&self, rank: usize, now: f64) -> bool {
-        let pulse = &self.pulses[rank];
-        let (Some(moved), Some(still)) = (pulse.moved, pulse.still(now)) else { return false };
-        let read = pulse.read.unwrap_or(moved);
-        let is_silent = now - read > SILENCE || pulse.stood().is_some_and(|stood| stood > STOOD);
-        pulse.work >= 1.0 && is_silent && still <= self.patience()
+        let liveness = &self.liveness[rank];
+        let (Some(moved), Some(still)) = (liveness.moved, liveness.still(now)) else { return false };
+        let read = liveness.read.unwrap_or(moved);
+        let is_silent = now - read > SILENCE || liveness.stood().is_some_and(|stood| stood > STOOD);
+        liveness.work >= 1.0 && is_silent && still <= self.patience()
     }
 
     /// Ranks that stand still while a peer moves, and since when: with work while most of those with work do, or by
@@ -268,11 +270,11 @@ impl Stuck {
         let bears = |p: &Liveness| if is_working(p) { patience } else { idle_patience };
         let moves = |p: &Liveness| p.still(now).is_some_and(|s| s < 0.5 * bears(p));
         let is_most_of = |moving: usize, peers: usize| moving > 0 && 2 * moving >= peers.max(1);
-        let working = self.pulses.iter().filter(|p| is_working(p));
+        let working = self.liveness.iter().filter(|p| is_working(p));
         let is_most_work_moving =
             is_most_of(working.clone().filter(|p| moves(p)).count(), working.count().saturating_sub(1));
         // Where idle ranks are not known to report, that one with work does proves nothing of them.
-        let clocks = self.pulses.iter().filter(|p| p.is_dated && idle_patience.is_finite());
+        let clocks = self.liveness.iter().filter(|p| p.is_dated && idle_patience.is_finite());
         let is_most_time_moving =
             is_most_of(clocks.clone().filter(|p| moves(p)).count(), clocks.count().saturating_sub(1));
         let of = |p: &Liveness| {
@@ -282,7 +284,7 @@ impl Stuck {
             let is_alone = by_work || p.is_dated && is_most_time_moving;
             (is_alone && p.still(now).is_some_and(|s| s > limit)).then_some(p.moved).flatten()
         };
-        self.pulses.iter().map(of).collect()
+        self.liveness.iter().map(of).collect()
     }
 }
 
@@ -294,7 +296,7 @@ mod tests {
         let mut stuck = Stuck::new(3);
         for s in 0..seconds {
             for r in 0..3 {
-                stuck.pulses[r].work = 5.0;
+                stuck.liveness[r].work = 5.0;
                 if s < 50 || !silent.contains(&r) {
                     stuck.moved(r, f64::from(s), f64::from(s), true);
                 }
@@ -323,7 +325,7 @@ mod tests {
                 if !silent.contains(&r) {
                     stuck.moved(r, f64::from(s), f64::from(s), true);
                 }
-                stuck.pulses[r].read = Some(f64::from(s));
+                stuck.liveness[r].read = Some(f64::from(s));
             }
             stuck.note(f64::from(s));
         }
@@ -338,7 +340,7 @@ mod tests {
         assert_eq!(of(53, 53.0), Progress::Stuck(4.0));
         let mut woken = read(60, &[1]);
         woken.moved(1, 61.0, 61.0, false);
-        woken.pulses[1].read = Some(61.0);
+        woken.liveness[1].read = Some(61.0);
         assert_eq!(woken.progress(61.5)[1], Progress::Wakes(1.5));
         woken.moved(1, 70.0, 70.0, false);
         assert_eq!(woken.progress(70.0)[1], Progress::Moves);
@@ -353,8 +355,8 @@ mod tests {
             "nobody is stuck, and no window may open"
         );
         let mut idle = read(55, &[1]);
-        idle.pulses[1].work = 0.0;
-        idle.pulses[1].stuck = None;
+        idle.liveness[1].work = 0.0;
+        idle.liveness[1].stuck = None;
         assert_eq!(idle.progress(55.0), [Progress::Moves; 3]);
         let silent = read(55, &[]);
         assert_eq!(silent.progress(59.0)[0], Progress::InDoubt(4.0), "its source says nothing more");
@@ -373,7 +375,7 @@ mod tests {
         let mut stuck = Stuck::new(2);
         let mut read = |at: f64, stamp: f64| {
             (0..2).for_each(|r| {
-                (stuck.pulses[r].work, stuck.pulses[r].read) = (5.0, Some(at));
+                (stuck.liveness[r].work, stuck.liveness[r].read) = (5.0, Some(at));
                 stuck.moved(r, stamp, at, true);
             });
             let now = at + 0.05;
@@ -418,7 +420,7 @@ mod tests {
         for s in 0..=until {
             let s = f64::from(s);
             for r in 0..3 {
-                stuck.pulses[r].read = Some(s);
+                stuck.liveness[r].read = Some(s);
                 let stamp = (s / every).floor() * every;
                 if s < 100.0 || !silent.contains(&r) {
                     stuck.dated(r, stamp, true);
@@ -445,7 +447,7 @@ mod tests {
         let mut stuck = Stuck::new(3);
         for s in 0..200 {
             for r in 0..3 {
-                stuck.pulses[r].work = if r == 1 && s > 50 { 0.0 } else { 5.0 };
+                stuck.liveness[r].work = if r == 1 && s > 50 { 0.0 } else { 5.0 };
                 if r != 1 || s <= 50 {
                     stuck.dated(r, f64::from(s), false);
                     stuck.moved(r, f64::from(s), f64::from(s), true);
@@ -458,14 +460,14 @@ mod tests {
     #[test]
     fn a_rank_that_is_killed_with_work_is_told_though_no_peer_has_any() {
         let mut stuck = idle(130, 1.0, &[1]);
-        stuck.pulses[1].work = 3.0;
+        stuck.liveness[1].work = 3.0;
         assert_eq!(stuck.examine(130.0), vec![None, Some(99.0), None]);
     }
 
     #[test]
     fn a_rank_with_the_only_request_may_take_its_time() {
         let mut stuck = idle(108, 1.0, &[1]);
-        stuck.pulses[1].work = 1.0;
+        stuck.liveness[1].work = 1.0;
         assert_eq!(stuck.examine(108.0), vec![None; 3]);
     }
 
@@ -482,7 +484,7 @@ mod tests {
     #[test]
     fn an_idle_rank_is_not_stuck() {
         let mut stuck = after(56, &[1]);
-        stuck.pulses[1].work = 0.0;
+        stuck.liveness[1].work = 0.0;
         assert_eq!(stuck.examine(56.0), vec![None; 3]);
     }
 }

@@ -65,16 +65,16 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dice::Dice;
+    use crate::test_rng::TestRng;
 
     /// The part after an hour of four ranks whose prompts take up to a fifth of the time; `ratio` gives needed over
     /// spent of one from its prompts and those of all.
     fn learned(ratio: impl Fn(f64, f64) -> f64) -> f64 {
-        let (mut waits, mut dice) = (Waits::default(), Dice(3));
+        let (mut waits, mut rng) = (Waits::default(), TestRng(3));
         for _ in 0..3_600 {
-            let prompts: [f64; 4] = std::array::from_fn(|_| 0.2 * dice.uniform());
+            let prompts: [f64; 4] = std::array::from_fn(|_| 0.2 * rng.uniform());
             let all = prompts.iter().sum();
-            let noise = 0.04 * (dice.uniform() - 0.5);
+            let noise = 0.04 * (rng.uniform() - 0.5);
             waits.learn(Term::of(prompts.into_iter().map(|p| (p, ratio(p, all) + noise))));
         }
         waits.part()

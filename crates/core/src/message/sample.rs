@@ -1,6 +1,6 @@
 //! A made-up incident, for `skewtrap notify-test`, the documentation and tests.
 
-use crate::capture::captured::{Captured, CapturedFile, Means, Quality};
+use crate::capture::captured::{CaptureKind, Captured, CapturedFile, Quality};
 use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{BeforeAndNow, CaptureOutcome, Impact, Incident, IncidentState, VerdictNote};
@@ -133,7 +133,7 @@ fn captured(fired_at: Time) -> Captured {
         ..CapturedFile::default()
     };
     Captured {
-        means: Means::Http,
+        means: CaptureKind::Http,
         started_at: fired_at,
         start_delay_s: 0.012,
         open_s: 0.9,

@@ -27,7 +27,7 @@ pub struct Change {
     /// The state it is in now.
     pub state: RuleState,
     /// How it got there.
-    pub how: How,
+    pub how: ChangeKind,
     /// Since when the trigger has held (pending and firing), else `at`.
     pub since: Time,
     /// What was found; only when firing.
@@ -46,7 +46,7 @@ pub struct Change {
 /// How a state was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum ChangeKind {
     /// From another state.
     Entered,
     /// The data of a firing were absent and are back: the same firing.
@@ -99,12 +99,12 @@ impl Numbers {
 impl Change {
     /// Whether it begins an incident: it fires, and not merely again after a gap in the data.
     pub fn is_onset(&self) -> bool {
-        self.state == RuleState::Firing && matches!(self.how, How::Entered | How::Reblamed)
+        self.state == RuleState::Firing && matches!(self.how, ChangeKind::Entered | ChangeKind::Reblamed)
     }
 
     /// Whether the rule entered a state, as opposed to becoming worse in the one it is in.
     pub fn is_transition(&self) -> bool {
-        !matches!(self.how, How::Escalated | How::Weighed)
+        !matches!(self.how, ChangeKind::Escalated | ChangeKind::Weighed)
     }
 
     /// Takes the finding of the firing that it continues, with the numbers as they are now.
@@ -145,16 +145,16 @@ impl Change {
             let rank = rank_name(&f.rank);
             part(format_args!("{rank} is {side} since {} (± {:.1} s)", f.onset, f.onset_error_s));
         }
-        if self.how == How::Resumed {
+        if self.how == ChangeKind::Resumed {
             part(format_args!("it goes on"));
         }
-        if self.how == How::Returned {
+        if self.how == ChangeKind::Returned {
             part(format_args!("it came back"));
         }
-        if self.how == How::Escalated {
+        if self.how == ChangeKind::Escalated {
             part(format_args!("it got worse"));
         }
-        if self.how == How::Weighed {
+        if self.how == ChangeKind::Weighed {
             part(format_args!("its impact was looked at"));
         }
         if self.state == RuleState::Firing {
@@ -186,9 +186,9 @@ impl Change {
             bound: numbers.map(|n| n.bound),
             capture,
             why,
-            resumed: matches!(self.how, How::Resumed | How::Returned),
-            returned: self.how == How::Returned,
-            got_worse: self.how == How::Escalated,
+            resumed: matches!(self.how, ChangeKind::Resumed | ChangeKind::Returned),
+            returned: self.how == ChangeKind::Returned,
+            got_worse: self.how == ChangeKind::Escalated,
             reason: self.reason.as_deref(),
         }
     }

@@ -117,21 +117,27 @@ impl Condition {
 
     /// Beyond its bound while a trouble of one of its factors is under way; the value is in multiples of
     /// today's bound.
-    fn read_factors(&self, frame: &Frame, told: Option<&DetectorFindings<'_>>) -> Reading {
-        let Some(told) = told else { return Reading::NOTHING };
-        let trouble = told.trouble.filter(|t| self.factors.has(t.factor));
+    fn read_factors(&self, frame: &Frame, findings: Option<&DetectorFindings<'_>>) -> Reading {
+        let Some(findings) = findings else { return Reading::NOTHING };
+        let trouble = findings.trouble.filter(|t| self.factors.has(t.factor));
         let Some(trouble) = trouble else {
-            let is_near = told.nearest.is_some_and(|nearest| self.factors.has(nearest.factor));
-            let is_own = told.trouble.is_none() && is_near;
-            let value = if is_own { told.times_bound().min(self.bound) } else { 0.0 };
+            let is_near = findings.nearest.is_some_and(|nearest| self.factors.has(nearest.factor));
+            let is_own = findings.trouble.is_none() && is_near;
+            let value = if is_own { findings.times_bound().min(self.bound) } else { 0.0 };
             return Reading { value, ..Reading::NOTHING };
         };
-        let dp = trouble.ranks.first().and_then(|rank| told.dp(*rank));
+        let dp = trouble.ranks.first().and_then(|rank| findings.dp(*rank));
         let is_blamed = |m: &Member| dp.is_some() && m.id.get("dp_rank").and_then(index_of) == dp;
         let Some(member) = frame.members.iter().position(is_blamed) else { return Reading::NOTHING };
         let side = side_of(trouble.side);
         let beyond_bound = self.side == Side::Both || self.side == side;
-        Reading { value: told.times_bound().max(self.bound), beyond_bound, member, side, ..Reading::NOTHING }
+        Reading {
+            value: findings.times_bound().max(self.bound),
+            beyond_bound,
+            member,
+            side,
+            ..Reading::NOTHING
+        }
     }
 
     /// As part of a trigger: beyond the bound and beyond chance.

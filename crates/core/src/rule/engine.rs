@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::change::{Change, How};
+use super::change::{Change, ChangeKind};
 use super::compiled::{CompiledRule, EVALUATION_INTERVAL};
 use super::escalation::EscalationWatch;
-use super::factors::{Baseline, DetectorFindings, Factors};
+use super::factors::{DetectorFindings, FactorDetectors, LearnedServer};
 use super::group::{GRACE, Group, LastEvaluation, Unjudged};
 use super::locate::with_evidence;
 use super::quick_check::QuickCheck;
@@ -58,7 +58,7 @@ struct RuleEntry {
 /// All rules.
 #[derive(Debug)]
 pub struct Engine {
-    factors: Factors,
+    factors: FactorDetectors,
     entries: Vec<RuleEntry>,
     /// For each view, the probes that read it: the index of the entry and of the probe there.
     probes_of_view: Vec<Vec<(u32, u32)>>,
@@ -82,7 +82,7 @@ impl Engine {
     /// An engine for `rules`; it subscribes to their views in `store`.
     pub fn new(rules: Vec<Rule>, store: &mut SignalStore, now: Time) -> Self {
         let mut engine = Self {
-            factors: Factors::new(FALSE_ALARMS_PER_DAY),
+            factors: FactorDetectors::new(FALSE_ALARMS_PER_DAY),
             entries: Vec::new(),
             probes_of_view: Vec::new(),
             suppressions: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl Engine {
     /// How many false alarms a day are accepted on each server, all factors together; to be called before
     /// anything is read.
     pub fn accept_false_alarms(&mut self, per_day: f64) {
-        self.factors = Factors::new(per_day);
+        self.factors = FactorDetectors::new(per_day);
     }
 
     /// Takes other rules. A rule that still detects the same keeps its groups and their states;
@@ -157,7 +157,7 @@ impl Engine {
         self.factors.take(server, rank, report, fields, at);
     }
 
-    /// A server says what it is: see [`Factors::server_is`].
+    /// A server says what it is: see [`FactorDetectors::server_is`].
     pub fn server_is(&mut self, server: &Arc<str>, limit: Option<u16>, is_another: bool, now: Time) {
         self.factors.server_is(server, limit, is_another, now);
     }
@@ -175,18 +175,18 @@ impl Engine {
     }
 
     /// What was learned of the factors of every server, to be kept over a restart.
-    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
-        self.factors.baselines(now)
+    pub fn learned_servers(&self, now: Time) -> Vec<LearnedServer> {
+        self.factors.learned_servers(now)
     }
 
     /// The same of one server.
-    pub fn baseline_of(&self, server: &str, now: Time) -> Option<Baseline> {
-        self.factors.baseline_of(server, now)
+    pub fn learned_of(&self, server: &str, now: Time) -> Option<LearnedServer> {
+        self.factors.learned_of(server, now)
     }
 
     /// Goes on with what an agent before this one learned.
-    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
-        self.factors.remember(baselines, now);
+    pub fn remember(&mut self, learned_servers: Vec<LearnedServer>, now: Time) {
+        self.factors.remember(learned_servers, now);
     }
 
     /// A person says what a firing was worth that was told of `server` at `told`; what that taught.
@@ -216,7 +216,7 @@ impl Engine {
         (server, trouble): (&str, Option<u64>),
         now: Time,
     ) -> bool {
-        let told = trouble.and_then(|_| self.factors.told(server));
+        let told = trouble.and_then(|_| self.factors.findings(server));
         if told.is_some_and(|told| told.is_calming && told.trouble.map(|t| t.id) == trouble) {
             return true;
         }
@@ -247,7 +247,7 @@ impl Engine {
         self.factors.is_open(server, trouble)
     }
 
-    /// In what the ranks of a trouble depart, as [`Factors::trouble`] says it.
+    /// In what the ranks of a trouble depart, as [`FactorDetectors::trouble`] says it.
     pub fn trouble(&self, server: &str, trouble: u64) -> Option<(crate::factor::Factor, bool)> {
         self.factors.trouble(server, trouble)
     }
@@ -257,7 +257,7 @@ impl Engine {
         self.factors.became_usual(server, trouble)
     }
 
-    /// The imbalance of a server that was there before anything could be compared, as [`Factors::standing`] says it;
+    /// The imbalance of a server that was there before anything could be compared, as [`FactorDetectors::standing`] says it;
     /// `None` also where no rule asks for factors.
     pub fn standing(&self, server: &str) -> Option<Option<(crate::factor::Uneven, &[u16])>> {
         self.factors.standing(server).filter(|_| self.reads_factors())
@@ -270,13 +270,13 @@ impl Engine {
     }
 
     /// What the detector of factors holds against the ranks of a server.
-    pub fn told(&self, server: &str) -> Option<DetectorFindings<'_>> {
-        self.factors.told(server)
+    pub fn findings(&self, server: &str) -> Option<DetectorFindings<'_>> {
+        self.factors.findings(server)
     }
 
     /// The longest pause of a rank with work in health, of a server, in seconds.
     pub fn usual_pause_s(&self, server: &str, now: Time) -> Option<f64> {
-        let pause = self.factors.baseline_of(server, now)?.known.longest_pause;
+        let pause = self.factors.learned_of(server, now)?.known.longest_pause;
         (pause > 0.0).then_some(pause)
     }
 
@@ -414,7 +414,7 @@ impl Engine {
                     target: None,
                     group: Labels::default(),
                     state: RuleState::Inert,
-                    how: How::Entered,
+                    how: ChangeKind::Entered,
                     since: now,
                     finding: None,
                     numbers: None,

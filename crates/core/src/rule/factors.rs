@@ -74,7 +74,7 @@ impl FactorSet {
 
 /// What was learned of a server, to be kept over a restart of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Baseline {
+pub struct LearnedServer {
     /// The server.
     pub target: Arc<str>,
     /// When it was saved.
@@ -85,7 +85,7 @@ pub struct Baseline {
     pub known: factor::Saved,
 }
 
-impl Baseline {
+impl LearnedServer {
     /// The same by a clock that was set by so many nanoseconds.
     fn shifted(self, by_ns: i64) -> Self {
         let known = self.known.shifted(by_ns as f64 / SECOND_NS as f64);
@@ -101,14 +101,14 @@ pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The detectors of all servers.
 #[derive(Debug)]
-pub struct Factors {
+pub struct FactorDetectors {
     false_alarms_per_day: f64,
     /// By how many nanoseconds the clock was set since the beginning. The detectors never see that: all times within are
     /// by a clock that nobody sets, and those that come in and go out here are not.
     set_by_ns: i64,
-    servers: BTreeMap<Arc<str>, Box<Server>>,
+    servers: BTreeMap<Arc<str>, Box<ServerDetector>>,
     /// What an agent before this one learned of servers that have not come back yet.
-    remembered: BTreeMap<Arc<str>, Box<Baseline>>,
+    remembered: BTreeMap<Arc<str>, Box<LearnedServer>>,
     /// Whether a server holds the lines of a second that was not over when it was looked at last.
     holds_lines: bool,
     /// The moment at which all servers were looked at last.
@@ -117,7 +117,7 @@ pub struct Factors {
 
 /// One server's.
 #[derive(Debug, Default)]
-struct Server {
+struct ServerDetector {
     /// DP indexes in their order; a rank's place here is its number in the detector.
     ranks: Vec<u16>,
     /// Of the processes of one DP rank (tensor parallelism) one is listened to, for each kind of source.
@@ -136,7 +136,7 @@ struct Server {
     /// The last second that was looked at.
     stepped: f64,
     /// What an agent before this one learned, until the same ranks are seen again.
-    known: Option<Box<Baseline>>,
+    known: Option<Box<LearnedServer>>,
     /// How many DP ranks it says that it has.
     limit: Option<u16>,
 }
@@ -176,7 +176,7 @@ pub struct DetectorFindings<'a> {
     /// By how many seconds the clock is ahead of the detector's times.
     ahead_s: f64,
     /// The trouble under way, by the detector's times.
-    pub trouble: Option<&'a factor::Incident>,
+    pub trouble: Option<&'a factor::Trouble>,
     /// What is nearest to its bound.
     pub nearest: Option<Nearest>,
     /// Whether the trouble seems to have ended a moment ago.
@@ -264,7 +264,7 @@ impl DetectorStatus {
     }
 }
 
-impl Factors {
+impl FactorDetectors {
     /// Detectors whose false alarms, all tests of a server together, are so many a day.
     pub fn new(false_alarms_per_day: f64) -> Self {
         Self {
@@ -299,12 +299,12 @@ impl Factors {
         let numbers = Numbers::of(report, fields);
         let is_line = matches!(report, Report::Prefill | Report::Decode | Report::Retraction(_));
         let (is_at_second, at) = (at.nanos() % SECOND_NS == 0, self.steady(at));
-        let mut take = |state: &mut Server| {
+        let mut take = |state: &mut ServerDetector| {
             if state.limit.is_some_and(|limit| dp >= limit) {
                 return;
             }
             state.advance(at, per_day);
-            if is_line && state.bears_whole_seconds(is_at_second) {
+            if is_line && state.stamps_whole_seconds(is_at_second) {
                 self.holds_lines = true;
                 return state.second.push(Line { at, dp, rank, numbers });
             }
@@ -314,7 +314,7 @@ impl Factors {
             return take(state);
         }
         let known = self.remembered.remove(server);
-        let mut state = Box::new(Server { known, ..Server::default() });
+        let mut state = Box::new(ServerDetector { known, ..ServerDetector::default() });
         take(&mut state);
         self.servers.insert(server.clone(), state);
     }
@@ -327,36 +327,37 @@ impl Factors {
             return state.is(limit, is_another, now.epoch_s(), per_day);
         }
         let known = self.remembered.remove(server);
-        self.servers.insert(server.clone(), Box::new(Server { known, limit, ..Server::default() }));
+        self.servers
+            .insert(server.clone(), Box::new(ServerDetector { known, limit, ..ServerDetector::default() }));
     }
 
     /// What was learned of every server so far.
-    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
+    pub fn learned_servers(&self, now: Time) -> Vec<LearnedServer> {
         let now = self.steady(now);
-        let learned = self.servers.iter().filter_map(|(target, server)| server.baseline(target, now));
+        let learned = self.servers.iter().filter_map(|(target, server)| server.learned_at(target, now));
         // A server that did not come back yet is not forgotten; one that came back with other ranks is learned anew.
-        let mut remembered: Vec<&Baseline> = self
+        let mut remembered: Vec<&LearnedServer> = self
             .servers
             .iter()
-            .filter(|(target, server)| server.baseline(target, now).is_none())
+            .filter(|(target, server)| server.learned_at(target, now).is_none())
             .filter_map(|(_, server)| server.known.as_deref())
             .chain(self.remembered.values().map(|b| &**b))
             .collect();
         remembered.sort_by(|a, b| a.target.cmp(&b.target));
         let all = learned.chain(remembered.into_iter().cloned());
-        all.map(|baseline| baseline.shifted(self.set_by_ns)).collect()
+        all.map(|learned_at| learned_at.shifted(self.set_by_ns)).collect()
     }
 
     /// What was learned of a server so far.
-    pub fn baseline_of(&self, server: &str, now: Time) -> Option<Baseline> {
+    pub fn learned_of(&self, server: &str, now: Time) -> Option<LearnedServer> {
         let (target, server) = self.servers.get_key_value(server)?;
-        Some(server.baseline(target, self.steady(now))?.shifted(self.set_by_ns))
+        Some(server.learned_at(target, self.steady(now))?.shifted(self.set_by_ns))
     }
 
     /// Remembers what an agent before this one learned, unless it is too old.
-    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
-        let fresh = baselines.into_iter().filter(|b| now.since(b.at) <= OLDEST_BASELINE);
-        let steady = fresh.map(|baseline| baseline.shifted(self.set_by_ns.saturating_neg()));
+    pub fn remember(&mut self, learned_servers: Vec<LearnedServer>, now: Time) {
+        let fresh = learned_servers.into_iter().filter(|b| now.since(b.at) <= OLDEST_BASELINE);
+        let steady = fresh.map(|learned_at| learned_at.shifted(self.set_by_ns.saturating_neg()));
         self.remembered = steady.map(|b| (b.target.clone(), Box::new(b))).collect();
     }
 
@@ -418,7 +419,7 @@ impl Factors {
     }
 
     /// What is held against the ranks of a server.
-    pub fn told(&self, server: &str) -> Option<DetectorFindings<'_>> {
+    pub fn findings(&self, server: &str) -> Option<DetectorFindings<'_>> {
         let server = self.servers.get(server)?;
         let detector = server.detector.as_ref()?;
         Some(DetectorFindings {
@@ -441,16 +442,16 @@ impl Factors {
     }
 }
 
-impl Server {
-    fn baseline(&self, target: &Arc<str>, now: Time) -> Option<Baseline> {
+impl ServerDetector {
+    fn learned_at(&self, target: &Arc<str>, now: Time) -> Option<LearnedServer> {
         let detector = self.detector.as_ref()?;
         let (target, ranks) = (target.clone(), self.ranks.clone());
-        detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
+        detector.learned_s().map(|_| LearnedServer { target, at: now, ranks, known: detector.saved() })
     }
 
     /// Whether a line is of a log that stamps whole seconds. One that tells when its lines came has a line at
     /// a full second now and then, which must not wait: what comes after it would be read before it.
-    fn bears_whole_seconds(&mut self, is_at_second: bool) -> bool {
+    fn stamps_whole_seconds(&mut self, is_at_second: bool) -> bool {
         if !is_at_second {
             self.on_the_second = Some(0);
             return false;
@@ -516,7 +517,7 @@ impl Server {
             _ => None,
         };
         let Some(detector) = &mut self.detector else { return };
-        let mut observe = |what: Reading| detector.observe(&factor::Observation { at, rank: place, what });
+        let mut observe = |what: Reading| detector.observe(&factor::RankReading { at, rank: place, what });
         match *numbers {
             Numbers::Prefill(prefill) => {
                 self.has_prefills = true;
@@ -632,7 +633,7 @@ fn new_detector(settings: Settings, before: Option<Box<Detector>>) -> Option<Box
 /// takes on the stack.
 #[cold]
 #[inline(never)]
-fn detector_of(settings: Settings, known: Option<(Box<Baseline>, f64)>) -> Box<Detector> {
+fn detector_of(settings: Settings, known: Option<(Box<LearnedServer>, f64)>) -> Box<Detector> {
     Box::new(match known {
         Some((known, at)) => {
             let mut saved = known.known;
@@ -658,7 +659,7 @@ impl DetectorFindings<'_> {
     }
 
     /// What is kept for those who ask why nothing fires.
-    pub fn outlook(&self) -> DetectorStatus {
+    pub fn as_status(&self) -> DetectorStatus {
         let nearest = self.nearest.and_then(|n| Some((n, self.dp(n.rank)?)));
         DetectorStatus {
             trouble: self.trouble.map(|t| t.factor),
@@ -719,7 +720,7 @@ pub fn side_of(side: factor::Side) -> Side {
 }
 
 /// What departed, in a sentence without its subject: `is sent 2.1 times its usual share of the requests`.
-pub fn words_of(trouble: &factor::Incident) -> String {
+pub fn words_of(trouble: &factor::Trouble) -> String {
     let high = trouble.side == factor::Side::High;
     // Of two ranks the one to blame may be the other than the one that was measured: then the number is not its own.
     let own = trouble.effect.filter(|effect| (*effect > 0.0) == high);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Rule;
-use super::change::{Change, How, Numbers};
+use super::change::{Change, ChangeKind, Numbers};
 use super::compiled::CompiledRule;
 use super::condition::{ConditionMemory, ConditionResult, Detected, Judgement, Part, Reading};
 use super::detector::GroupDetector;
 use super::escalation::{EscalationWatch, times_bound};
-use super::factors::{DetectorFindings, DetectorStatus, Factors, words_of};
+use super::factors::{DetectorFindings, DetectorStatus, FactorDetectors, words_of};
 use super::guard::GuardCache;
 use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
 use crate::finding::{Finding, MemberValue, Side, Statistic};
@@ -65,7 +65,7 @@ pub(super) struct Group {
     /// The detector, if a condition asks for departures.
     pub detector: Option<Box<GroupDetector>>,
     /// What the detector of factors says of the group while it fires nothing.
-    pub told: Option<DetectorStatus>,
+    pub detector_status: Option<DetectorStatus>,
     guard_cache: GuardCache,
     /// When it last stopped firing: no onset lies before.
     pub last_cleared: Time,
@@ -92,7 +92,7 @@ impl Group {
             first_seen: now,
             last: LastEvaluation::Never,
             memory: ConditionMemory::default(),
-            told: None,
+            detector_status: None,
             guard_cache: GuardCache::default(),
             detector: None,
             last_cleared: Time::default(),
@@ -135,19 +135,19 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         store: &mut SignalStore,
-        factors: &Factors,
+        factors: &FactorDetectors,
         suppression: Option<Suppression>,
         scratch: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
-        let told =
-            if compiled.reads_factors { self.target().and_then(|name| factors.told(name)) } else { None };
+        let findings =
+            if compiled.reads_factors { self.target().and_then(|name| factors.findings(name)) } else { None };
         if let ([probe], [Some(id)]) = (&compiled.probes[..], &self.ids[..]) {
             let frame = store.frame(probe.view, *id, now, probe.smooth);
             return self.judge(
                 compiled,
                 std::slice::from_ref(frame),
-                told.as_ref(),
+                findings.as_ref(),
                 suppression,
                 scratch,
                 now,
@@ -161,7 +161,7 @@ impl Group {
                 None => kept.clear(),
             }
         }
-        let change = self.judge(compiled, &frames, told.as_ref(), suppression, scratch, now);
+        let change = self.judge(compiled, &frames, findings.as_ref(), suppression, scratch, now);
         self.frames = frames;
         change
     }
@@ -170,7 +170,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
-        told: Option<&DetectorFindings<'_>>,
+        findings: Option<&DetectorFindings<'_>>,
         suppression: Option<Suppression>,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -190,8 +190,8 @@ impl Group {
             self.detector.get_or_insert_default().observe(inputs, frames, now, may_learn);
         }
         let departure = self.detector.as_ref().and_then(|d| d.evidence());
-        self.told = told.map(DetectorFindings::outlook);
-        let detected = Detected { departure: departure.as_ref(), factors: told };
+        self.detector_status = findings.map(DetectorFindings::as_status);
+        let detected = Detected { departure: departure.as_ref(), factors: findings };
         let read = compiled.trigger.iter().map(|p| &frames[*p]);
         let trigger = rule.trigger.judge(Part::Trigger, read, detected, &mut self.memory, scratch);
         let is_open =
@@ -219,7 +219,7 @@ impl Group {
             // A trouble of the factors is told from another by its number.
             let by_factors = rule.trigger.conditions[trigger.deciding].statistic == Statistic::Factors;
             if let (Some(named), [a, b], false) = (blame, &frame.members[..], by_factors) {
-                blame = Some(self.state.of_two([&a.id, &b.id], named));
+                blame = Some(self.state.resolve_pair([&a.id, &b.id], named));
             }
         }
         self.last = if is_low_load {
@@ -235,16 +235,17 @@ impl Group {
         let was_pending = self.rule_state() == RuleState::Pending;
         let set_back = suppression.filter(|_| was_pending).map(|_| SET_BACK.to_owned());
         let step = self.state.step(input, compiled.holds, now);
-        let step = self.tell_apart(step, rule, told, blame.is_some().then_some(trigger.deciding), now);
+        let step =
+            self.assign_trouble(step, rule, findings, blame.is_some().then_some(trigger.deciding), now);
         self.note(step, is_open, trigger.deciding, now);
         match step.how() {
-            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), told, set_back, now)),
+            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), findings, set_back, now)),
             None if self.escalation.is_none() => None,
             None if is_low_load || suppression.is_some() => {
                 self.interrupt();
                 None
             }
-            None => self.escalated(compiled, frames, told, &trigger, scratch, now),
+            None => self.escalated(compiled, frames, findings, &trigger, scratch, now),
         }
     }
 
@@ -283,17 +284,17 @@ impl Group {
     }
 
     /// A firing of the factors is of one trouble: another one on the same rank and side is another firing.
-    fn tell_apart(
+    fn assign_trouble(
         &mut self,
         step: Step,
         rule: &Rule,
-        told: Option<&DetectorFindings<'_>>,
+        findings: Option<&DetectorFindings<'_>>,
         deciding: Option<usize>,
         now: Time,
     ) -> Step {
         let fires_by = deciding.filter(|_| self.rule_state() == RuleState::Firing);
         let by_factors = fires_by.is_some_and(|i| rule.trigger.conditions[i].statistic == Statistic::Factors);
-        let trouble = told.filter(|_| by_factors).and_then(|t| t.trouble).map(|t| t.id);
+        let trouble = findings.filter(|_| by_factors).and_then(|t| t.trouble).map(|t| t.id);
         match (step, self.trouble, trouble) {
             (Step::Same, Some(before), Some(now_told)) if before != now_told => {
                 self.trouble = trouble;
@@ -404,7 +405,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
-        told: Option<&DetectorFindings<'_>>,
+        findings: Option<&DetectorFindings<'_>>,
         trigger: &Judgement,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -419,7 +420,7 @@ impl Group {
             trigger.reading
         } else {
             let departure = self.detector.as_ref().and_then(|d| d.evidence());
-            condition.read(frame, Detected { departure: departure.as_ref(), factors: told }, scratch)
+            condition.read(frame, Detected { departure: departure.as_ref(), factors: findings }, scratch)
         };
         let is_same = condition.is_exceeded(&reading)
             && frame.members.get(reading.member).is_some_and(|m| firing.blame.is(&m.id, reading.side));
@@ -436,7 +437,9 @@ impl Group {
         let hold = compiled.holds.trigger.max(condition.hold);
         let is_worse = escalation.observe(times, frame.newest, hold, now);
         let judged = Judgement { holds: true, deciding, reading };
-        is_worse.then(|| self.change(How::Escalated, compiled, Some((&judged, frames)), told, None, now))
+        is_worse.then(|| {
+            self.change(ChangeKind::Escalated, compiled, Some((&judged, frames)), findings, None, now)
+        })
     }
 
     fn interrupt(&mut self) {
@@ -452,7 +455,7 @@ impl Group {
         firing: &Firing,
         since: Time,
         numbers: &Numbers,
-        told: Option<&DetectorFindings<'_>>,
+        findings: Option<&DetectorFindings<'_>>,
     ) -> Finding {
         let detector = self.detector.as_ref();
         let is_departure = numbers.statistic == Statistic::Departure;
@@ -464,27 +467,27 @@ impl Group {
             members: numbers.members.clone(),
             ..Finding::of((*firing.blame.member).clone(), firing.blame.side, located.map_or(since, |o| o.at))
         };
-        if let (Statistic::Factors, Some(told)) = (numbers.statistic, told) {
-            told.describe(&mut finding);
+        if let (Statistic::Factors, Some(findings)) = (numbers.statistic, findings) {
+            findings.describe(&mut finding);
             finding.evidence =
-                told.trouble.map(|trouble| format!("{} {}", rank_name(&finding.rank), words_of(trouble)));
+                findings.trouble.map(|trouble| format!("{} {}", rank_name(&finding.rank), words_of(trouble)));
         }
         finding
     }
 
     fn change(
         &self,
-        how: How,
+        how: ChangeKind,
         compiled: &CompiledRule,
         judged: Option<(&Judgement, &[Frame])>,
-        told: Option<&DetectorFindings<'_>>,
+        findings: Option<&DetectorFindings<'_>>,
         reason: Option<String>,
         now: Time,
     ) -> Change {
         let mut numbers = judged.map(|(judgement, frames)| numbers_of(compiled, judgement, frames));
-        if let (Some(numbers), Some(told)) = (&mut numbers, told)
+        if let (Some(numbers), Some(findings)) = (&mut numbers, findings)
             && numbers.statistic == Statistic::Factors
-            && let Some(factor) = told.trouble.map(|t| t.factor).or(told.nearest.map(|n| n.factor))
+            && let Some(factor) = findings.trouble.map(|t| t.factor).or(findings.nearest.map(|n| n.factor))
         {
             numbers.members_signal = Some(std::mem::replace(&mut numbers.signal, factor.word().into()));
         }
@@ -494,8 +497,8 @@ impl Group {
                 let since = judged
                     .and_then(|(j, _)| self.memory.since(j.deciding))
                     .map_or(f.since, |s| s.min(f.since));
-                let begins = numbers.as_ref().filter(|_| how != How::Escalated);
-                (since, begins.map(|n| self.finding_of(f, since, n, told)))
+                let begins = numbers.as_ref().filter(|_| how != ChangeKind::Escalated);
+                (since, begins.map(|n| self.finding_of(f, since, n, findings)))
             }
             GroupState::Pending { since } => (*since, None),
             _ => (now, None),
@@ -540,12 +543,12 @@ fn numbers_of(compiled: &CompiledRule, judgement: &Judgement, frames: &[Frame]) 
 
 impl Step {
     /// How a state was entered; `None` where it is the same as before.
-    const fn how(self) -> Option<How> {
+    const fn how(self) -> Option<ChangeKind> {
         match self {
             Self::Same => None,
-            Self::Moved => Some(How::Entered),
-            Self::Resumed => Some(How::Resumed),
-            Self::Reblamed => Some(How::Reblamed),
+            Self::Moved => Some(ChangeKind::Entered),
+            Self::Resumed => Some(ChangeKind::Resumed),
+            Self::Reblamed => Some(ChangeKind::Reblamed),
         }
     }
 }

@@ -224,7 +224,7 @@ impl GroupState {
 
     /// Whom a firing blames where it blamed one of two members before: that one is high and that the other is low is
     /// one imbalance, whichever of several conditions says it.
-    pub fn of_two<'a>(
+    pub fn resolve_pair<'a>(
         &self,
         [a, b]: [&'a Arc<Labels>; 2],
         (member, side): (&'a Arc<Labels>, Side),

@@ -200,8 +200,8 @@ fn missing_links(group: &Group, compiled: &CompiledRule, results: &[ConditionRes
                 let (name, signal) = (condition.statistic.name(), &condition.signal_name);
                 format!("{name}({signal}) learns what is usual in this group, which takes about a minute")
             }
-            Missing::Excess if condition.statistic == Statistic::Factors => match &group.told {
-                Some(outlook) => outlook.words(condition.factors),
+            Missing::Excess if condition.statistic == Statistic::Factors => match &group.detector_status {
+                Some(status) => status.words(condition.factors),
                 None => "no line, no `/v1/loads` and no metrics page has told of two DP ranks yet".into(),
             },
             Missing::Excess => missing_excess(condition, result),

@@ -193,7 +193,7 @@ pub struct Derived {
     /// The computed one.
     pub signal: Signal,
     /// How.
-    pub how: How,
+    pub how: DerivedOp,
     /// First operand.
     pub a: Signal,
     /// Second operand.
@@ -204,7 +204,7 @@ pub struct Derived {
 
 /// The arithmetic of a derived signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum DerivedOp {
     /// a + b
     Sum,
     /// a / (a + b); nothing when both are 0
@@ -215,22 +215,22 @@ pub enum How {
 
 /// Every derived signal.
 pub const DERIVED: &[Derived] = &[
-    derived(LOAD, How::Sum, RUNNING_REQS, QUEUE_REQS),
-    derived(DP_LOST_SHARE, How::Share, DP_TOKENS_IMBALANCE, DP_TOKENS_SCHEDULED),
-    derived(DP_PAIRS_LOST_SHARE, How::Share, DP_PAIRS_IMBALANCE, DP_PAIRS_SCHEDULED),
-    derived(DP_RATIO, How::Ratio, DP_RATIO_SUM, DP_RATIO_COUNT),
-    derived(DP_SYNC_WAIT, How::Ratio, DP_SYNC_WAIT_SUM, DP_SYNC_WAIT_COUNT),
+    derived(LOAD, DerivedOp::Sum, RUNNING_REQS, QUEUE_REQS),
+    derived(DP_LOST_SHARE, DerivedOp::Share, DP_TOKENS_IMBALANCE, DP_TOKENS_SCHEDULED),
+    derived(DP_PAIRS_LOST_SHARE, DerivedOp::Share, DP_PAIRS_IMBALANCE, DP_PAIRS_SCHEDULED),
+    derived(DP_RATIO, DerivedOp::Ratio, DP_RATIO_SUM, DP_RATIO_COUNT),
+    derived(DP_SYNC_WAIT, DerivedOp::Ratio, DP_SYNC_WAIT_SUM, DP_SYNC_WAIT_COUNT),
     // Of two pairs for one signal the later counts where a page has both: vLLM's own count of waits.
-    derived(QUEUE_TIME, How::Ratio, QUEUE_TIME_SUM, ADMISSIONS),
-    derived(QUEUE_TIME, How::Ratio, QUEUE_TIME_SUM, QUEUE_TIME_COUNT),
-    derived(TTFT, How::Ratio, TTFT_SUM, ADMISSIONS),
-    derived(TTFT, How::Ratio, TTFT_SUM, TTFT_COUNT),
-    derived(ITL, How::Ratio, ITL_SUM, ITL_COUNT),
-    derived(CACHED_SHARE, How::Share, PREFILL_CACHE_TOKENS, PREFILL_COMPUTE_TOKENS),
-    derived(CACHED_SHARE, How::Ratio, PREFILL_CACHE_TOKENS, CACHE_QUERIES),
+    derived(QUEUE_TIME, DerivedOp::Ratio, QUEUE_TIME_SUM, ADMISSIONS),
+    derived(QUEUE_TIME, DerivedOp::Ratio, QUEUE_TIME_SUM, QUEUE_TIME_COUNT),
+    derived(TTFT, DerivedOp::Ratio, TTFT_SUM, ADMISSIONS),
+    derived(TTFT, DerivedOp::Ratio, TTFT_SUM, TTFT_COUNT),
+    derived(ITL, DerivedOp::Ratio, ITL_SUM, ITL_COUNT),
+    derived(CACHED_SHARE, DerivedOp::Share, PREFILL_CACHE_TOKENS, PREFILL_COMPUTE_TOKENS),
+    derived(CACHED_SHARE, DerivedOp::Ratio, PREFILL_CACHE_TOKENS, CACHE_QUERIES),
 ];
 
-const fn derived(signal: Signal, how: How, a: Signal, b: Signal) -> Derived {
+const fn derived(signal: Signal, how: DerivedOp, a: Signal, b: Signal) -> Derived {
     Derived { signal, how, a, b, operands: SignalSet::of_both(a, b) }
 }
 
@@ -238,9 +238,9 @@ impl Derived {
     /// Its value for the operands' values.
     pub fn of(&self, a: f64, b: f64) -> Option<f64> {
         match self.how {
-            How::Sum => Some(a + b),
-            How::Share => (a + b > 0.0).then(|| a / (a + b)),
-            How::Ratio => (b > 0.0).then(|| a / b),
+            DerivedOp::Sum => Some(a + b),
+            DerivedOp::Share => (a + b > 0.0).then(|| a / (a + b)),
+            DerivedOp::Ratio => (b > 0.0).then(|| a / b),
         }
     }
 }

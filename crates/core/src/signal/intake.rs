@@ -18,11 +18,11 @@ use crate::signal::log_line::{BatchKind, LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
 use crate::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
-use crate::signal::own_metric::{FurtherPage, OwnMetric, OwnMetrics};
 use crate::signal::pattern::Pattern;
 use crate::signal::sample::{Sample, Source, TargetId};
 use crate::signal::source::SourceStats;
 use crate::signal::store::SignalStore;
+use crate::signal::user_metric::{ExtraPage, UserMetric, UserMetrics};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -134,11 +134,11 @@ pub struct Counts {
 
 /// The signals that the user defines and the core reads itself.
 #[derive(Clone, Debug, Default)]
-pub struct OwnSignals {
+pub struct UserSignals {
     /// From log lines.
     pub patterns: Vec<Pattern>,
     /// From metrics pages.
-    pub metrics: Vec<OwnMetric>,
+    pub metrics: Vec<UserMetric>,
 }
 
 /// The readers that keep state: one for each log, and one for pages.
@@ -151,7 +151,7 @@ pub struct Intake {
     stats: BTreeMap<SourceId, SourceStats>,
     patterns: Vec<Pattern>,
     metrics: Metrics,
-    own: OwnMetrics,
+    own: UserMetrics,
     counts: Counts,
 }
 
@@ -166,7 +166,7 @@ impl Intake {
             stats: BTreeMap::new(),
             patterns: Vec::new(),
             metrics: Metrics::default(),
-            own: OwnMetrics::default(),
+            own: UserMetrics::default(),
             counts: Counts::default(),
         }
     }
@@ -182,13 +182,13 @@ impl Intake {
     }
 
     /// Replaces the user's signals.
-    pub fn set_own(&mut self, own: OwnSignals) {
+    pub fn set_own(&mut self, own: UserSignals) {
         self.patterns = own.patterns;
         self.own.set_metrics(own.metrics);
     }
 
     /// Sets which sources are pages beside the server's own.
-    pub fn set_pages(&mut self, pages: Vec<FurtherPage>) {
+    pub fn set_pages(&mut self, pages: Vec<ExtraPage>) {
         self.own.set_pages(pages);
     }
 

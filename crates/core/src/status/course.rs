@@ -18,7 +18,7 @@ type Key = (Arc<str>, Arc<str>, Labels);
 
 /// What was drawn before.
 #[derive(Debug, Default)]
-pub struct Course {
+pub struct ChartHistory {
     lines: BTreeMap<Key, Line>,
 }
 
@@ -29,7 +29,7 @@ struct Line {
     values: Vec<f32>,
 }
 
-impl Course {
+impl ChartHistory {
     /// Remembers a part of the history.
     ///
     /// The values of every history are of times that are whole multiples of its step: those of two calls are
@@ -101,7 +101,7 @@ mod tests {
         vec![History { signal: "load".into(), end: Time::from_epoch_s(end), step_s: 2.0, lines: vec![line] }]
     }
 
-    fn last(course: &mut Course, end: f64, values: &[Option<f64>], count: usize) -> Vec<Option<f64>> {
+    fn last(course: &mut ChartHistory, end: f64, values: &[Option<f64>], count: usize) -> Vec<Option<f64>> {
         let recent = history(end, values);
         course.remember(&recent);
         let shown = course.lengthen(recent);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_the_store_has_forgotten_is_remembered_at_its_place() {
-        let mut course = Course::default();
+        let mut course = ChartHistory::default();
         last(&mut course, 100.0, &[Some(1.0), None, Some(3.0)], 3);
         let shown = last(&mut course, 104.0, &[None, Some(5.0)], 6);
         assert_eq!(shown, [None, Some(1.0), None, Some(3.0), None, Some(5.0)]);
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_clock_that_went_back_or_ten_minutes_without_a_look_forget_what_was_before() {
         for end in [90.0, 100.0 + 2.0 * POINTS as f64] {
-            let mut course = Course::default();
+            let mut course = ChartHistory::default();
             last(&mut course, 100.0, &[Some(1.0)], 1);
             assert_eq!(last(&mut course, end, &[None], POINTS), vec![None; POINTS], "{end}");
         }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_look_at_one_server_forgets_none_of_another_and_a_rank_that_is_gone_is_forgotten_in_the_end() {
-        let mut course = Course::default();
+        let mut course = ChartHistory::default();
         last(&mut course, 100.0, &[Some(1.0)], 1);
         let mut other = history(102.0, &[Some(7.0)]);
         other[0].lines[0].target = "b".into();

@@ -19,7 +19,7 @@ impl Core {
 
     /// The looks that are due. An incident whose cause was found or changed is stored; nobody is told by
     /// a message of its own.
-    pub(super) fn look_again(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn refresh_due_causes(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
         let is_due = |(_, (fired, done)): &(&Arc<str>, &(Time, usize))| {
             LOOKS.get(*done).is_none_or(|after| now >= *fired + *after || now < *fired)
         };

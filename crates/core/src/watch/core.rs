@@ -138,7 +138,7 @@ impl Core {
                 }
             }
             IntakeStep::Fatal { target, text, .. } => {
-                self.dies(target, printable_bytes(text, LIMIT), at, out);
+                self.server_dies(target, printable_bytes(text, LIMIT), at, out);
             }
             IntakeStep::Version { .. } => {}
             IntakeStep::Started { target, started } => {
@@ -183,10 +183,10 @@ impl Core {
         self.handle_changes(store, now, out);
         // In a recording whose lines are close together no tick is walked.
         if self.mode == Mode::Replay {
-            self.end_those_behind(now, out);
-            self.end_those_left(now, out);
+            self.resolve_superseded(now, out);
+            self.resolve_stale_adopted(now, out);
             self.tell_levels_left(store, now, out);
-            self.follow_standing_now_and_then(now, out);
+            self.poll_standing(now, out);
             let is_due = now.is_past(self.followed_at, EVALUATION_INTERVAL) || self.followed_at > now;
             if !self.deferred.is_empty() || is_due && self.incidents.is_any_firing() {
                 self.followed_at = now;
@@ -196,7 +196,7 @@ impl Core {
                 self.retry_requests(store, now, out);
             }
             if !self.looks.is_empty() {
-                self.look_again(store, now, out);
+                self.refresh_due_causes(store, now, out);
             }
         }
     }
@@ -208,19 +208,19 @@ impl Core {
         self.engine.tick(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
         self.follow_troubles(out);
-        self.follow_standing_now_and_then(now, out);
-        self.end_those_behind(now, out);
-        self.end_those_left(now, out);
+        self.poll_standing(now, out);
+        self.resolve_superseded(now, out);
+        self.resolve_stale_adopted(now, out);
         self.tell_levels_left(store, now, out);
         self.retry_requests(store, now, out);
         self.request_follow_ups(store, now, out);
-        self.look_again(store, now, out);
+        self.refresh_due_causes(store, now, out);
         // A recording is walked at its own times, which must not show in what is found.
         if self.mode == Mode::Live {
             self.follow_impact(store, now);
         }
         self.end_silences(now, out);
-        self.tell_due_results(now, out);
+        self.notify_due_results(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;
             store.sweep(now);
@@ -228,7 +228,7 @@ impl Core {
     }
 
     /// What stands for ten minutes need not be looked for every second.
-    fn follow_standing_now_and_then(&mut self, now: Time, out: &mut Vec<Effect>) {
+    fn poll_standing(&mut self, now: Time, out: &mut Vec<Effect>) {
         if now.is_past(self.compared_at, COMPARED_EVERY) || self.compared_at > now {
             self.compared_at = now;
             self.follow_standing(now, out);
@@ -255,8 +255,8 @@ impl Core {
             return;
         }
         for server in &mut self.servers {
-            let Some(distrust) = &server.distrust else { continue };
-            let suppression = match (distrust.trusts(now), distrust.may_clear(now)) {
+            let Some(settling) = &server.settling else { continue };
+            let suppression = match (settling.trusts(now), settling.may_clear(now)) {
                 (true, _) => None,
                 (false, true) => Some(Suppression::MayClear),
                 (false, false) => Some(Suppression::Nothing),
@@ -264,7 +264,7 @@ impl Core {
             self.engine.set_suppression(&server.name, suppression);
             self.is_disturbed |= suppression.is_some();
             if suppression.is_none() {
-                server.distrust = None;
+                server.settling = None;
             }
         }
     }
@@ -323,7 +323,7 @@ impl Core {
         let is_back = answers && std::mem::take(&mut server.was_lost);
         match another {
             Some(why) => self.restarted(target, why, now, out),
-            None if is_back => self.lives_again(target, now, out),
+            None if is_back => self.server_is_back(target, now, out),
             None => {}
         }
     }
@@ -333,7 +333,7 @@ impl Core {
         if let Some(server) = self.servers.get(usize::from(target.0)) {
             self.ledger.release(&server.name);
             out.push(Effect::Restarted { target, why });
-            self.lives_again(target, now, out);
+            self.server_is_back(target, now, out);
         }
     }
 
@@ -396,7 +396,7 @@ impl Core {
             let Some(active) = self.incidents.get_mut(&id) else { continue };
             let until = active.silenced.take();
             refused_in_silence(active, until);
-            tell_beginning(active, out);
+            notify_beginning(active, out);
         }
     }
 
@@ -406,7 +406,7 @@ impl Core {
         self.ledger.left_behind.insert(attempt);
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
             server.window_left(window);
-            server.distrust = Some(SettlingTime::opened(now));
+            server.settling = Some(SettlingTime::opened(now));
             self.is_disturbed = true;
         }
     }
@@ -428,7 +428,7 @@ pub(super) fn refused_in_silence(active: &mut ActiveIncident, until: Option<Time
 }
 
 /// Tells that an incident began; where that was told before, that it is back. During a silence neither is.
-pub(super) fn tell_beginning(active: &mut ActiveIncident, out: &mut Vec<Effect>) {
+pub(super) fn notify_beginning(active: &mut ActiveIncident, out: &mut Vec<Effect>) {
     if active.silenced.is_none() {
         let update = if active.messages.begin() { Update::Returned } else { Update::Fired };
         notify(active, update, out);

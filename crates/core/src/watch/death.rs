@@ -23,7 +23,7 @@ const SAME: Duration = Duration::from_secs(300);
 
 impl Core {
     /// The log of a server says that it dies.
-    pub(super) fn dies(&mut self, target: TargetId, line: String, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn server_dies(&mut self, target: TargetId, line: String, now: Time, out: &mut Vec<Effect>) {
         out.push(Effect::Dying { target, line: line.clone() });
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         let is_known = server.died.replace(now).is_some_and(|before| now.since(before) < SAME);
@@ -59,7 +59,7 @@ impl Core {
 
     /// A server that died answers again: an incident that was nothing but its death is over. That is no
     /// message of its own, but ends what receivers keep open.
-    pub(super) fn lives_again(&mut self, target: TargetId, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn server_is_back(&mut self, target: TargetId, now: Time, out: &mut Vec<Effect>) {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         if server.died.take().is_none() {
             return;

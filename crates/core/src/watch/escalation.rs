@@ -13,7 +13,7 @@ use super::core::Core;
 use super::event::Effect;
 use super::incidents::ActiveIncident;
 use super::requests::refused_effect;
-use super::windows::tell_result;
+use super::windows::notify_result;
 use crate::capture::refusal::Refusal;
 use crate::incident::{CaptureOutcome, CaptureState, Escalation, Refused};
 use crate::message::Update;
@@ -107,7 +107,7 @@ impl Core {
         active.incident.worse = Some(Escalation { refused: Some(Refused::from(refusal)), ..worse });
         if is_reported {
             active.refusal_reported = window;
-            tell_result(active, Update::Refused, out);
+            notify_result(active, Update::Refused, out);
         }
         is_reported
     }

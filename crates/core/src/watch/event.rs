@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::capture::CaptureSpec;
 use crate::capture::admit::CapturePlan;
-use crate::capture::captured::Means;
+use crate::capture::captured::CaptureKind;
 use crate::capture::facts::{Folder, HealthAnswer, ServerFacts};
 use crate::capture::governor::{Budget, ClockJump};
 use crate::capture::keep::BundleSpace;
@@ -16,7 +16,7 @@ use crate::incident::{CaptureState, Incident, StoredCapture, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Change, Rule};
 use crate::signal::catalog::Catalog;
-use crate::signal::intake::OwnSignals;
+use crate::signal::intake::UserSignals;
 use crate::signal::observation::{Observation, SourceId};
 use crate::signal::sample::TargetId;
 use crate::status::Silence;
@@ -66,7 +66,7 @@ pub enum Event {
         /// The signals they may name.
         catalog: Arc<Catalog>,
         /// The user's own signals.
-        own: OwnSignals,
+        own: UserSignals,
     },
     /// What the configuration that was read anew says of windows.
     PolicyChanged {
@@ -254,7 +254,7 @@ pub struct OpenWindow {
     /// What marks its lines in the log; `None` for means that leave none there.
     pub marks: Option<Marks>,
     /// By what it captures.
-    pub means: Means,
+    pub means: CaptureKind,
     /// How far it is.
     pub phase: WindowPhase,
     /// Since when.

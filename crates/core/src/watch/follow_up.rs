@@ -9,8 +9,8 @@ use super::Mode;
 use super::core::Core;
 use super::event::Effect;
 use super::incidents::ActiveIncident;
-use super::windows::tell_result;
-use crate::capture::admit::Turn;
+use super::windows::notify_result;
+use crate::capture::admit::RequestKind;
 use crate::capture::refusal::Refusal;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::{FollowUp, Refused};
@@ -49,7 +49,9 @@ impl Core {
             let decided = match ends {
                 // It would show something else.
                 true => Err(Refusal::Cleared),
-                false => self.decide_in_turn(Turn::FollowUp, &spec, store, (&id, target), times_bound, now),
+                false => {
+                    self.decide_request(RequestKind::FollowUp, &spec, store, (&id, target), times_bound, now)
+                }
             };
             let Some(active) = self.incidents.get_mut(&id) else { continue };
             let asked = |refused| Some(FollowUp { at: now, window, why: WHY.into(), refused });
@@ -62,7 +64,7 @@ impl Core {
                 Err(refusal) => {
                     active.incident.follow_up = asked(Some(Refused::from(&refusal)));
                     out.push(super::requests::refused_effect(active, &refusal));
-                    tell_result(active, Update::Refused, out);
+                    notify_result(active, Update::Refused, out);
                 }
             }
         }

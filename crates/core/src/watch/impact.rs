@@ -65,7 +65,7 @@ fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, no
     let incident = &mut active.incident;
     let Some(place) = servers.iter().position(|server| server.name == incident.target) else { return };
     // What clients notice of a window of ours is not the trouble's.
-    let is_disturbed = servers[place].window.is_some() || servers[place].distrust.is_some();
+    let is_disturbed = servers[place].window.is_some() || servers[place].settling.is_some();
     let Ok(target) = u16::try_from(place).map(TargetId) else { return };
     let finding = &incident.finding;
     if is_disturbed || finding.measured.is_none() {
@@ -74,15 +74,15 @@ fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, no
     let error = Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0));
     let spans =
         Spans { before: (finding.onset - error - BEFORE, finding.onset - error), now: (now - NOW, now) };
-    let of = |noticed: &mut Option<ImpactProbe>, signals: &[Signal]| {
+    let of = |impact_probes: &mut Option<ImpactProbe>, signals: &[Signal]| {
         let first = || signals.iter().find_map(|signal| noticed_first(store, target, *signal, spans));
-        if noticed.is_none() {
-            *noticed = first();
+        if impact_probes.is_none() {
+            *impact_probes = first();
         }
-        let of = (*noticed)?;
+        let of = (*impact_probes)?;
         level_now(store, target, &of, spans).map(|now| BeforeAndNow { before: of.before, now })
     };
-    let [tokens, first_token, waiting] = &mut active.noticed;
+    let [tokens, first_token, waiting] = &mut active.impact_probes;
     let impact = Impact {
         at: now,
         tokens_per_s: of(tokens, &[catalog::DECODE_TOKENS, catalog::GEN_THROUGHPUT]),

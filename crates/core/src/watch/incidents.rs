@@ -67,7 +67,7 @@ pub struct ActiveIncident {
     /// When this agent took it up from one before it, until its rule fires again.
     pub taken_up: Option<Time>,
     /// Where what clients notice is read: tokens, the wait for the first one, requests that wait.
-    pub noticed: [Option<ImpactProbe>; 3],
+    pub impact_probes: [Option<ImpactProbe>; 3],
     /// What of it was told.
     pub messages: MessageProgress,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
@@ -101,7 +101,7 @@ impl ActiveIncident {
     pub fn blame(&mut self, change: &Change, finding: Finding) {
         self.firing = firing_of(change, &finding);
         if finding.onset != self.incident.finding.onset {
-            self.noticed = [None; 3];
+            self.impact_probes = [None; 3];
         }
         self.incident.trouble = change.trouble;
         self.incident.blame(finding, change.at);
@@ -289,7 +289,7 @@ impl Incidents {
             away_since: None,
             is_behind: false,
             taken_up: None,
-            noticed: [None; 3],
+            impact_probes: [None; 3],
             messages: MessageProgress::default(),
             refusal_reported: 0,
         };
@@ -468,7 +468,7 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         away_since: None,
         is_behind: false,
         taken_up: None,
-        noticed: [None; 3],
+        impact_probes: [None; 3],
         messages: MessageProgress::default(),
         refusal_reported: 0,
     }

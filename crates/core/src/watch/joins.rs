@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::core::{Core, refused_in_silence, tell_beginning};
+use super::core::{Core, notify_beginning, refused_in_silence};
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Key, Trigger};
 use super::shown::shown_by;
@@ -15,7 +15,7 @@ use crate::capture::refusal::Refusal;
 use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureState, Incident, IncidentId, Joined};
 use crate::message::Update;
-use crate::rule::{Change, Condition, How, RuleState};
+use crate::rule::{Change, ChangeKind, Condition, RuleState};
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -122,9 +122,11 @@ impl Core {
     pub(super) fn is_out_of_sight(&self, change: &Change) -> bool {
         let Some(active) = self.incidents.firing(change) else { return false };
         let (id, target) = (&active.incident.id, &active.incident.target);
-        let Some(trouble) = active.incident.trouble.filter(|_| self.goes_on(id)) else { return false };
+        let Some(trouble) = active.incident.trouble.filter(|_| self.trouble_is_open(id)) else {
+            return false;
+        };
         let asks = |c: &Condition| c.statistic == Statistic::Factors;
-        let is_seen = self.engine.told(target).and_then(|told| told.trouble).is_some_and(|t| {
+        let is_seen = self.engine.findings(target).and_then(|told| told.trouble).is_some_and(|t| {
             t.id == trouble && change.rule.trigger.conditions.iter().any(|c| c.factors.has(t.factor))
         });
         let mut others = self.incidents.of_trouble(target, trouble).filter(|a| a.incident.id != *id);
@@ -146,7 +148,7 @@ impl Core {
     }
 
     /// An incident that was taken to be over is not: people are told so, and what was captured of it stays.
-    pub(super) fn came_back(
+    pub(super) fn reopen_incident(
         &mut self,
         id: &IncidentId,
         mut change: Change,
@@ -173,9 +175,9 @@ impl Core {
             _ => self.request_if_undecided(id, now),
         }
         let Some(active) = self.incidents.get_mut(id) else { return };
-        change.how = How::Returned;
+        change.how = ChangeKind::Returned;
         change.continue_from(&active.incident.finding);
-        tell_beginning(active, out);
+        notify_beginning(active, out);
         if silenced.is_some() {
             out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
@@ -195,7 +197,7 @@ impl Core {
     }
 
     /// What a rule had found of an incident is over.
-    pub(super) fn left(&mut self, change: &Change, out: &mut Vec<Effect>) {
+    pub(super) fn end_symptom(&mut self, change: &Change, out: &mut Vec<Effect>) {
         if !change.rule.joins_trouble {
             return;
         }
@@ -213,7 +215,7 @@ impl Core {
     }
 
     /// An incident goes on: with other blame, under another rule, or told again after another trouble.
-    pub(super) fn told_again(
+    pub(super) fn continue_incident(
         &mut self,
         store: &SignalStore,
         id: &IncidentId,
@@ -229,7 +231,7 @@ impl Core {
             && active.incident.rule == change.rule.name;
         (active.is_behind, active.away_since, active.taken_up) = (false, None, None);
         if is_same {
-            change.how = How::Resumed;
+            change.how = ChangeKind::Resumed;
             change.continue_from(&before);
             self.watch_escalation(id, None, now);
         } else {
@@ -239,7 +241,7 @@ impl Core {
                 level.into_iter().for_each(|level| active.incident.join(level));
             }
             self.note_usual_pause(id, now);
-            self.look_at_once(store, id, now);
+            self.reconsider(store, id, now);
             if let Some(active) = self.incidents.get(id).filter(|active| active.silenced.is_none()) {
                 let (incident, receivers) = (Box::new(active.incident.clone()), active.notify.clone());
                 out.push(Effect::Notify { incident, update: Update::Fired, only_edits: true, receivers });
@@ -251,9 +253,9 @@ impl Core {
     }
 
     /// The rule of `change` tells another trouble from now on. What it told before goes on behind it, or is over.
-    pub(super) fn leave_others(&mut self, change: &Change, out: &mut Vec<Effect>) {
+    pub(super) fn supersede_others(&mut self, change: &Change, out: &mut Vec<Effect>) {
         for id in self.incidents.others(change) {
-            match self.goes_on(&id) {
+            match self.trouble_is_open(&id) {
                 true => self.incidents.get_mut(&id).into_iter().for_each(|active| active.is_behind = true),
                 false => self.resolve_incident(&id, change.at, out),
             }
@@ -267,7 +269,7 @@ impl Core {
     }
 
     /// Resolves the incidents behind the ones that are told, whose troubles have ended.
-    pub(super) fn end_those_behind(&mut self, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn resolve_superseded(&mut self, now: Time, out: &mut Vec<Effect>) {
         let Self { incidents, engine, .. } = self;
         let is_left = |active: &ActiveIncident| active.is_behind && active.taken_up.is_some();
         if incidents.firing_now().any(is_left) {
@@ -282,12 +284,12 @@ impl Core {
         let behind =
             self.incidents.firing_now().filter(|active| active.is_behind && active.taken_up.is_none());
         let behind: Vec<IncidentId> = behind.map(|active| active.incident.id.clone()).collect();
-        for id in behind.into_iter().filter(|id| !self.goes_on(id)).collect::<Vec<_>>() {
+        for id in behind.into_iter().filter(|id| !self.trouble_is_open(id)).collect::<Vec<_>>() {
             self.resolve_incident(&id, now, out);
         }
     }
 
-    fn goes_on(&self, id: &str) -> bool {
+    fn trouble_is_open(&self, id: &str) -> bool {
         let Some(active) = self.incidents.get(id) else { return false };
         let trouble = active.incident.trouble;
         trouble.is_some_and(|trouble| self.engine.is_open(&active.incident.target, trouble))

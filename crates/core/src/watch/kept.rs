@@ -12,7 +12,7 @@ use super::event::Effect;
 use super::incidents::{ActiveIncident, Key, Trigger};
 use super::joins::WAKE;
 use super::messages::MessageProgress;
-use super::windows::tell_result;
+use super::windows::notify_result;
 use crate::incident::{Incident, STANDING};
 use crate::message::Update;
 use crate::rule::Change;
@@ -101,7 +101,7 @@ impl Core {
                 silenced,
                 away_since: Some(now),
                 is_behind,
-                noticed: [None; 3],
+                impact_probes: [None; 3],
                 messages: MessageProgress::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
                 refusal_reported,
                 incident,
@@ -115,7 +115,7 @@ impl Core {
 
     /// A capture of an incident that was taken up had ended before, and nobody was told. Of one that is resolved it is
     /// told with the end, by who calls this.
-    pub(super) fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
+    pub(super) fn adopt_capture_result(&mut self, known: &Incident, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get_mut(&known.id) else { return };
         let Incident { capture, verdict, bundle, earlier, state, .. } = known.clone();
         let is_comparing = verdict.is_none() && capture.is_comparable();
@@ -135,18 +135,18 @@ impl Core {
         }
         let incident = &active.incident;
         let update = if incident.verdict.is_some() { Update::Verdict } else { Update::Captured };
-        tell_result(active, update, out);
+        notify_result(active, update, out);
     }
 
     /// Whether the rule of `change`, which does not fire, has left an incident that it may not have seen yet.
-    pub(super) fn may_go_on(&self, change: &Change, now: Time) -> bool {
+    pub(super) fn may_still_fire(&self, change: &Change, now: Time) -> bool {
         let active = self.incidents.firing(change);
         active.is_some_and(|active| active.taken_up.is_some() && !self.is_left(active, now))
     }
 
     /// Resolves incidents that were taken up and that are over, and those whose ranks are heard and can no longer be
     /// compared: one rank of several is left, or their labels have changed.
-    pub(super) fn end_those_left(&mut self, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn resolve_stale_adopted(&mut self, now: Time, out: &mut Vec<Effect>) {
         let over: Vec<_> = self
             .incidents
             .firing_now()

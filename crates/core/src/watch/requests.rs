@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Mode;
-use super::core::{Core, notify, tell_beginning};
+use super::core::{Core, notify, notify_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
 use super::incidents::{ActiveIncident, Trigger, key_of};
 use super::joins::IncidentMatch;
 use super::shown::shown_by;
 use super::slowness;
-use super::windows::tell_result;
-use super::worth::look_of;
+use super::windows::notify_result;
+use super::worth::impact_delay;
 use crate::capture::CaptureSpec;
-use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
+use crate::capture::admit::{self, CaptureMethod, CapturePlan, RequestKind};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
 use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
@@ -26,7 +26,7 @@ use crate::incident::{CaptureOutcome, CaptureState, EndReason, IncidentId, Incid
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
-use crate::rule::{Change, How};
+use crate::rule::{Change, ChangeKind};
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::LabelValue;
@@ -50,11 +50,11 @@ impl Core {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        if change.how == How::Escalated {
+        if change.how == ChangeKind::Escalated {
             return self.escalated(store, change, now, out);
         }
-        if change.how == How::Reblamed {
-            self.leave_others(&change, out);
+        if change.how == ChangeKind::Reblamed {
+            self.supersede_others(&change, out);
         }
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
@@ -64,14 +64,14 @@ impl Core {
             }
             return match self.incident_of(&change) {
                 IncidentMatch::New => self.fired(store, change, finding, now, out),
-                IncidentMatch::Reopens(id) => self.came_back(&id, change, finding, store, now, out),
-                IncidentMatch::Continues(id) => self.told_again(store, &id, change, finding, now, out),
+                IncidentMatch::Reopens(id) => self.reopen_incident(&id, change, finding, store, now, out),
+                IncidentMatch::Continues(id) => self.continue_incident(store, &id, change, finding, now, out),
                 IncidentMatch::SymptomOf(id) => self.join(&id, change, &finding, out),
             };
         }
         if change.state == RuleState::Idle {
-            self.left(&change, out);
-            if !self.may_go_on(&change, now) {
+            self.end_symptom(&change, out);
+            if !self.may_still_fire(&change, now) {
                 match self.is_out_of_sight(&change) {
                     true => self.incidents.firing_mut(&change).into_iter().for_each(|a| a.is_behind = true),
                     false => self.resolve(&change, out),
@@ -96,7 +96,7 @@ impl Core {
             Some(capture) => capture.state(),
             None => CaptureState::None,
         };
-        if change.how == How::Resumed
+        if change.how == ChangeKind::Resumed
             && let Some(incident) = incident
         {
             change.continue_from(&incident.finding);
@@ -167,7 +167,7 @@ impl Core {
         self.note_usual_pause(&id, now);
         self.look_for_cause(store, &id, now);
         let Some(active) = self.incidents.get_mut(&id) else { return };
-        let look = look_of(active);
+        let look = impact_delay(active);
         let warmup = match &active.capture {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
             CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
@@ -212,7 +212,7 @@ impl Core {
         let (starts, refusals): (Vec<_>, Vec<_>) =
             started.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
         out.extend(starts);
-        tell_beginning(active, out);
+        notify_beginning(active, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
@@ -254,7 +254,7 @@ impl Core {
             self.deferred.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.deferred.remove(&id);
-            if self.put_off_if_not_worth_it(&id, now, out) {
+            if self.defer_low_impact(&id, now, out) {
                 continue;
             }
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
@@ -263,7 +263,7 @@ impl Core {
                     if self.request(store, &id, target, now, out)
                         && let Some(active) = self.incidents.get_mut(&id)
                     {
-                        tell_result(active, Update::Refused, out);
+                        notify_result(active, Update::Refused, out);
                     }
                 }
                 None if self.was_refused(&id) => {}
@@ -273,13 +273,13 @@ impl Core {
                 }
             }
             if let Some(change) = self.unreported.remove(&id) {
-                self.report_when_looked_at(&id, change, now, out);
+                self.report_weighed(&id, change, now, out);
             }
         }
     }
 
     /// An incident that is told already is taken up by a firing: with other blame, or of another rule.
-    pub(super) fn look_at_once(&mut self, store: &SignalStore, id: &IncidentId, now: Time) {
+    pub(super) fn reconsider(&mut self, store: &SignalStore, id: &IncidentId, now: Time) {
         self.look_for_cause(store, id, now);
         self.request_if_undecided(id, now);
     }
@@ -289,7 +289,7 @@ impl Core {
         let is_undecided = self.is_undecided(id);
         let active = self.incidents.get(id).filter(|active| is_undecided && active.silenced.is_none());
         if let Some(active) = active {
-            self.deferred.insert(id.clone(), now + look_of(active));
+            self.deferred.insert(id.clone(), now + impact_delay(active));
         }
     }
 
@@ -355,13 +355,13 @@ impl Core {
         now: Time,
     ) -> Result<Option<Granted>, Refusal> {
         let Some(spec) = self.incidents.get(id).map(|active| active.capture.clone()) else { return Ok(None) };
-        self.decide_in_turn(Turn::First, &spec, store, (id, target), times_bound, now)
+        self.decide_request(RequestKind::First, &spec, store, (id, target), times_bound, now)
     }
 
     /// Decides on one request for the window `spec`; `None` when nothing is to be captured.
-    pub(super) fn decide_in_turn(
+    pub(super) fn decide_request(
         &mut self,
-        turn: Turn,
+        kind: RequestKind,
         spec: &CaptureSpec,
         store: &SignalStore,
         (id, target): (&Arc<str>, TargetId),
@@ -390,7 +390,7 @@ impl Core {
         };
         if self.mode == Mode::Live {
             let granted =
-                admit::admit_in_turn(turn, spec, &request, ledger, &server.facts, policy, slowness, now)?;
+                admit::admit_request(kind, spec, &request, ledger, &server.facts, policy, slowness, now)?;
             return Ok(granted.map(|plan| Granted::Window(Box::new(plan))));
         }
         // In a recording only the limits can refuse, and a rank that hangs in it; a window costs nothing but
@@ -417,7 +417,7 @@ impl Core {
         let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.times_bound);
         if active.messages.is_awaiting() {
             // Its verdict comes too late for the message: the next capture takes the place of this one.
-            tell_result(active, Update::Captured, out);
+            notify_result(active, Update::Captured, out);
         }
         let outcome = match &granted {
             Granted::Window(plan) => CaptureOutcome::Open { since: now, expects: plan.method.expects() },
@@ -519,7 +519,7 @@ impl Core {
                 (None, Some(second)) => {
                     second.refused = Some(Refused::from(refusal));
                     out.push(refused_effect(active, refusal));
-                    tell_result(active, Update::Refused, out);
+                    notify_result(active, Update::Refused, out);
                 }
                 (None, None) => out.push(refused_effect(active, refusal)),
             }
@@ -539,7 +539,7 @@ impl Core {
             active.refusal_reported = window;
             self.refuse(id, refusal, out);
             if let Some(active) = self.incidents.get_mut(id) {
-                tell_result(active, Update::Refused, out);
+                notify_result(active, Update::Refused, out);
             }
         } else {
             // Asked for again and refused again: that is kept, and not told anew.

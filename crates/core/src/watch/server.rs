@@ -35,7 +35,7 @@ pub struct Server {
     /// Ours.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
-    pub distrust: Option<SettlingTime>,
+    pub settling: Option<SettlingTime>,
     /// When its log last said that it dies; `None` once it lives again.
     pub died: Option<Time>,
     /// It stopped answering, and has not answered since.
@@ -53,7 +53,7 @@ impl Server {
             instance: None,
             started: None,
             window: None,
-            distrust: None,
+            settling: None,
             died: None,
             was_lost: false,
         }
@@ -62,7 +62,7 @@ impl Server {
     /// The clock was set by so many nanoseconds.
     pub fn shift(&mut self, by_ns: i64) {
         self.facts.shift(by_ns);
-        self.distrust.iter_mut().for_each(|distrust| distrust.shift(by_ns));
+        self.settling.iter_mut().for_each(|settling| settling.shift(by_ns));
         let window = self.window.iter_mut().map(|window| &mut window.since);
         Time::shift_all(window.chain(&mut self.died), by_ns);
     }
@@ -131,14 +131,14 @@ impl Server {
             WindowEvent::Entered(phase) => {
                 let Some(window) = &mut self.window else { return };
                 (window.phase, window.since) = (*phase, now);
-                self.distrust.get_or_insert(SettlingTime::opened(now)).entered(*phase, now);
+                self.settling.get_or_insert(SettlingTime::opened(now)).entered(*phase, now);
             }
             WindowEvent::Ended(_) | WindowEvent::Refused(_) => {
                 if self.window.take().is_some_and(|w| w.marks.is_some()) {
                     self.facts.own.ended(now);
                 }
-                if let Some(distrust) = self.distrust.as_mut().filter(|d| d.until.is_none()) {
-                    distrust.exported(now);
+                if let Some(settling) = self.settling.as_mut().filter(|d| d.until.is_none()) {
+                    settling.exported(now);
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::captured::Means;
+    use crate::capture::captured::CaptureKind;
     use crate::capture::governor::AttemptEnd;
     use crate::capture::line::Marks;
     use crate::capture::window::WindowPhase;
@@ -178,7 +178,7 @@ mod tests {
         let window = OpenWindow {
             incident: "i1".into(),
             marks: Some(Marks { dir: Some(OURS.into()), prefix: None, id: None }),
-            means: Means::Http,
+            means: CaptureKind::Http,
             phase: WindowPhase::Unknown,
             since: at(-3.0),
             deadline: Duration::from_secs(5),
@@ -211,7 +211,7 @@ mod tests {
     fn server(marks: Option<Marks>, ended: Option<f64>) -> Server {
         let mut server = Server::new("s".into(), "s".into(), true);
         let (incident, deadline) = ("i1".into(), Duration::from_secs(5));
-        let (phase, since, means) = (WindowPhase::Starting, at(10.0), Means::Http);
+        let (phase, since, means) = (WindowPhase::Starting, at(10.0), CaptureKind::Http);
         server.window_opened(OpenWindow { incident, marks, means, phase, since, deadline });
         if let Some(s) = ended {
             let end = AttemptEnd {

@@ -134,7 +134,7 @@ fn setup(rules: Vec<Rule>) -> Setup {
     Setup {
         rules,
         catalog: Arc::new(Catalog::default()),
-        own: OwnSignals::default(),
+        own: UserSignals::default(),
         pages: Vec::new(),
         sources: vec![WatchedSource {
             id: SourceId(0),
@@ -353,12 +353,12 @@ fn restarted(killed: u32, back: u32, to: u32, of: &dyn Fn(u32, u32) -> Second) -
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
     let (mut before, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
     play(&mut before, &mut told, (0, killed), of);
-    let (baselines, kept) = (before.baselines(at(killed)), before.kept_incidents());
+    let (learned_servers, kept) = (before.learned_servers(at(killed)), before.kept_incidents());
     // As they lie on the disk.
-    let json = serde_json::to_string(&(&baselines, &kept)).expect("they are written");
-    let (baselines, kept) = serde_json::from_str(&json).expect("they are read");
+    let json = serde_json::to_string(&(&learned_servers, &kept)).expect("they are written");
+    let (learned_servers, kept) = serde_json::from_str(&json).expect("they are read");
     let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(back)), Told::default());
-    after.remember(baselines, at(back));
+    after.remember(learned_servers, at(back));
     after.take_up(kept, at(back));
     play(&mut after, &mut then, (back, to), of);
     (told, then)
@@ -555,10 +555,10 @@ fn the_next_agent_knows_at_the_end_of_a_silence_whether_the_beginning_was_told()
         play(&mut before, &mut told, (0, from), &of);
         silence(&mut before, from, 280);
         play(&mut before, &mut told, (from, 260), &of);
-        let json = serde_json::to_string(&(before.baselines(at(260)), before.kept_incidents()));
-        let (baselines, kept) = serde_json::from_str(&json.expect("written")).expect("read");
+        let json = serde_json::to_string(&(before.learned_servers(at(260)), before.kept_incidents()));
+        let (learned_servers, kept) = serde_json::from_str(&json.expect("written")).expect("read");
         let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(262)), Told::default());
-        after.remember(baselines, at(262));
+        after.remember(learned_servers, at(262));
         after.take_up(kept, at(262));
         silence(&mut after, 262, 280);
         play(&mut after, &mut then, (262, 280), &of);
@@ -624,18 +624,18 @@ fn a_verdict_is_put_on_the_recovered_capture_of_an_incident_that_was_resolved_an
     let of = with_a_pause((220, 260));
     let (mut before, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
     play(&mut before, &mut told, (0, 240), &of);
-    let (baselines, mut kept) = (before.baselines(at(240)), before.kept_incidents());
+    let (learned_servers, mut kept) = (before.learned_servers(at(240)), before.kept_incidents());
     // As it was saved before its capture ended.
     kept[0].incident.capture = CaptureOutcome::Open { since: at(205), expects: None };
     let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(242)), Told::default());
-    after.remember(baselines, at(242));
+    after.remember(learned_servers, at(242));
     after.take_up(kept.clone(), at(242));
     let files = vec![CapturedFile::default()];
     let captured = Captured { files, quality: Quality::Usable, ..Captured::default() };
     let mut known = kept[0].incident.clone();
     known.capture = CaptureOutcome::Done(captured.clone());
     let mut effects = Vec::new();
-    after.ended_before(&known, &mut effects);
+    after.adopt_capture_result(&known, &mut effects);
     assert!(effects.is_empty(), "it is told with the end: {effects:?}");
     let note = VerdictNote {
         kind: Kind::NoFinding,
@@ -682,7 +682,7 @@ fn the_incident_of_a_rule_that_a_reload_removes_is_over_wherever_it_is_kept() {
     let event = Event::Reloaded {
         rules: Vec::new(),
         catalog: Arc::new(Catalog::default()),
-        own: OwnSignals::default(),
+        own: UserSignals::default(),
     };
     watch.handle(event, Time::from_epoch_s(START + 240.0), &mut effects);
     assert!(effects.iter().any(|e| matches!(e, Effect::Cleared { .. })));

@@ -38,7 +38,7 @@ impl Core {
         if active.messages.is_awaiting() {
             return out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }
-        tell_result(active, Update::Captured, out);
+        notify_result(active, Update::Captured, out);
         if !stored.outcome.is_comparable() {
             self.manual_is_over(id, now, out);
         }
@@ -72,7 +72,7 @@ impl Core {
             false => note,
         };
         active.incident.conclude(window, note);
-        tell_result(active, Update::Verdict, out);
+        notify_result(active, Update::Verdict, out);
         self.weigh_follow_up(id);
         self.manual_is_over(id, now, out);
     }
@@ -80,7 +80,7 @@ impl Core {
 
 /// Tells the result of an incident; a result after the first only renews what can be edited. During a
 /// silence it is stored and not told.
-pub(super) fn tell_result(active: &mut ActiveIncident, update: Update, out: &mut Vec<Effect>) {
+pub(super) fn notify_result(active: &mut ActiveIncident, update: Update, out: &mut Vec<Effect>) {
     let incident = Box::new(active.incident.clone());
     if active.silenced.is_some() {
         return out.push(Effect::Store { incident });
@@ -91,10 +91,10 @@ pub(super) fn tell_result(active: &mut ActiveIncident, update: Update, out: &mut
 
 impl Core {
     /// Results that waited long enough for a verdict are told without one.
-    pub(super) fn tell_due_results(&mut self, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn notify_due_results(&mut self, now: Time, out: &mut Vec<Effect>) {
         for id in self.incidents.with_due_results(now) {
             if let Some(active) = self.incidents.get_mut(&id) {
-                tell_result(active, Update::Captured, out);
+                notify_result(active, Update::Captured, out);
             }
         }
     }
@@ -102,7 +102,7 @@ impl Core {
     /// The ranks of a capture could not be compared.
     pub(super) fn not_compared(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
         if let Some(active) = self.incidents.get_mut(id).filter(|active| active.messages.is_awaiting()) {
-            tell_result(active, Update::Captured, out);
+            notify_result(active, Update::Captured, out);
         }
         self.manual_is_over(id, now, out);
     }

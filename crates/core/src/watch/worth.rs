@@ -9,7 +9,7 @@ use super::event::Effect;
 use super::incidents::{ActiveIncident, Trigger};
 use crate::capture::refusal::Refusal;
 use crate::factor::Factor;
-use crate::rule::{Change, How};
+use crate::rule::{Change, ChangeKind};
 use skewtrap_trace::time::Time;
 
 /// At the second of a firing the impact of a sudden trouble is still small, and a burst has not subsided yet:
@@ -23,12 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 impl Core {
     /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or its impact
     /// is too small. It is looked at again as long as it lasts.
-    pub(super) fn put_off_if_not_worth_it(
-        &mut self,
-        id: &Arc<str>,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) -> bool {
+    pub(super) fn defer_low_impact(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
         let Some(impact) = active.incident.finding.impact.as_ref().map(|h| h.share) else { return false };
@@ -51,7 +46,7 @@ impl Core {
         let is_news = !self.was_refused(id);
         self.refuse(id, &Refusal::LittleImpact { impact, least }, out);
         if let Some(change) = self.unreported.get(id).cloned().filter(|_| is_news) {
-            self.report_when_looked_at(id, change, now, out);
+            self.report_weighed(id, change, now, out);
         }
         true
     }
@@ -64,12 +59,12 @@ impl Core {
             if finding.impact.is_none() {
                 continue;
             }
-            let Some(told) = engine.told(&active.incident.target) else { continue };
-            if told.trouble.map(|t| t.id) != active.incident.trouble {
+            let Some(findings) = engine.findings(&active.incident.target) else { continue };
+            if findings.trouble.map(|t| t.id) != active.incident.trouble {
                 continue;
             }
             let before = (finding.also.len(), finding.symptoms.len());
-            told.update(finding);
+            findings.update(finding);
             if before != (finding.also.len(), finding.symptoms.len()) {
                 out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
             }
@@ -77,12 +72,12 @@ impl Core {
     }
 
     /// Tells what was decided of a firing whose impact was looked at.
-    pub(super) fn report_when_looked_at(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn report_weighed(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get(id).filter(|c| c.incident.resolved_at.is_none()) else {
             return;
         };
         let finding = Some(active.incident.finding.clone());
-        let change = Change { at: now, how: How::Weighed, finding, ..change };
+        let change = Change { at: now, how: ChangeKind::Weighed, finding, ..change };
         let capture = &active.incident.capture;
         let why = capture.refused().map(|r| r.why.clone());
         out.push(Effect::Changed { change: Box::new(change), capture: capture.state(), why });
@@ -90,6 +85,6 @@ impl Core {
 }
 
 /// How long after the firing its impact is looked at; zero where none is known.
-pub(super) fn look_of(active: &ActiveIncident) -> Duration {
+pub(super) fn impact_delay(active: &ActiveIncident) -> Duration {
     if active.incident.finding.impact.is_some() { LOOK } else { Duration::ZERO }
 }

@@ -15,10 +15,10 @@ use tracing::warn;
 
 use super::{AGAIN, Collection, SessionState, report, stop_session, wait_for};
 use crate::act::nsys::Nsys;
-use crate::act::state::{OpenMethod, OpenWindow};
+use crate::act::state::{OpenMethod, WindowRow};
 use crate::agent::capture::CaptureResult;
 use crate::observe::process::{collecting_since, runs_with};
-use skewtrap_core::capture::captured::Means;
+use skewtrap_core::capture::captured::CaptureKind;
 use skewtrap_core::capture::nsys::{CollectionOwner, LONGEST_START, Readiness, generated, owner_of};
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_trace::time::Time;
@@ -33,13 +33,13 @@ const OURS: Duration = Duration::from_secs(600);
 /// its start was given.
 pub async fn close(
     nsys: &Nsys,
-    window: &OpenWindow,
+    window: &WindowRow,
     output: &Path,
     now: Time,
     cancel: &CancellationToken,
 ) -> CaptureResult {
     let mut result =
-        CaptureResult { means: Means::Nsys, sent_at: window.sent_at, ..CaptureResult::default() };
+        CaptureResult { means: CaptureKind::Nsys, sent_at: window.sent_at, ..CaptureResult::default() };
     let OpenMethod::Nsys { session, name } = &window.method else { return result };
     let died = "the agent died during this window";
     let age = now.since(window.sent_at);

@@ -10,7 +10,7 @@ use crate::observe::artifact::inspect;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::nsys::{generated, importer_error};
-use skewtrap_core::capture::verify::{Artifact, Verdict};
+use skewtrap_core::capture::verify::{Artifact, FileVerification};
 
 /// The path of the report, by nsys's own output; a `.qdstrm` is none yet, and is kept as it is.
 pub(super) async fn path_of(
@@ -46,7 +46,7 @@ pub(super) async fn verify(report: &Path, result: &mut CaptureResult) {
     match read(report, result).await {
         Ok(artifact) => {
             let quality = if artifact.whole { Quality::Usable } else { Quality::Broken };
-            result.verdict = Verdict { quality, ..Verdict::default() };
+            result.verdict = FileVerification { quality, ..FileVerification::default() };
             result.artifacts = vec![Artifact { rank: None, ..artifact }];
         }
         Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::request;
 use proptest::prelude::*;
-use skewtrap::act::state::{OpenMethod, OpenWindow, State};
+use skewtrap::act::state::{OpenMethod, State, WindowRow};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::governor::{
     Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, QUIET, decide,
@@ -173,7 +173,7 @@ pub fn run(steps: &[Step], sees: Visibility) -> Result<ArrivalSpan, TestCaseErro
             Step::Pass(ms) => play.pass(Duration::from_millis(*ms))?,
             Step::Jump(s) => play.set_by += s,
             Step::CaptureRequest { target, start, stop, finishes } => {
-                play.wish(*target, *start, *stop, *finishes)?
+                play.request_window(*target, *start, *stop, *finishes)?
             }
             Step::Restart(ms) => play.restart(Duration::from_millis(*ms))?,
         }
@@ -199,12 +199,18 @@ impl Play {
         if self.set_by < 0 { self.now - by } else { self.now + by }
     }
 
-    fn wish(&mut self, target: u8, start: Start, stop: Stop, finishes: bool) -> Result<(), TestCaseError> {
+    fn request_window(
+        &mut self,
+        target: u8,
+        start: Start,
+        stop: Stop,
+        finishes: bool,
+    ) -> Result<(), TestCaseError> {
         let ledger = self.state().ledger().expect("readable");
         let (name, group) = (format!("server{target}"), u8::from(target == 2));
         let incident = format!("incident{}", ledger.attempts.len());
         let group_name = group.to_string();
-        let wish = CaptureRequest {
+        let request = CaptureRequest {
             rule: "r",
             limits: &LIMITS,
             target: &name,
@@ -220,7 +226,7 @@ impl Play {
             bytes: u64::MAX,
             ..Budget::default()
         };
-        if decide(&wish, &ledger, &budget, Estimate::default(), self.wall()).is_err() {
+        if decide(&request, &ledger, &budget, Estimate::default(), self.wall()).is_err() {
             return Ok(());
         }
         // One that is given up without a proof may be open: it keeps others away for as long as is promised.
@@ -243,7 +249,7 @@ impl Play {
             over_at: None,
             end: None,
         };
-        let window = OpenWindow {
+        let window = WindowRow {
             attempt: incident.clone(),
             incident: incident.clone(),
             target: name,
@@ -347,7 +353,7 @@ impl Play {
                 if let Some(window) = windows.into_iter().find(|w| w.attempt == id) {
                     let granted = window.granted || is_grant;
                     let ended = window.ended || after.1;
-                    let row = OpenWindow { granted, stops: after.0, ended, ..window };
+                    let row = WindowRow { granted, stops: after.0, ended, ..window };
                     state.update(&row).expect("writable");
                 }
             }

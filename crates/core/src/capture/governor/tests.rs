@@ -1,7 +1,7 @@
 //! What `governor` promises.
 
 use super::*;
-use crate::capture::size::{Assumed, Recorded};
+use crate::capture::size::{CostPriors, RecordingKind};
 
 const LIMITS: Limits =
     Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3600) };
@@ -69,7 +69,7 @@ fn windows_teach_for_the_server_that_they_were_of_and_for_a_day_how_fast_it_writ
     let taught = |target, server, now| {
         let mut one = attempt(0, "a");
         one.end.as_mut().unwrap().cost = Some(PastWindow {
-            recorded: Recorded::Gpu,
+            recorded: RecordingKind::Gpu,
             steps: 10,
             largest: 100_000,
             stall: Duration::from_secs(1),
@@ -78,11 +78,11 @@ fn windows_teach_for_the_server_that_they_were_of_and_for_a_day_how_fast_it_writ
             server: 7,
         });
         let costs = Ledger::from(vec![one]).costs(target, server, now);
-        costs.predicted(Recorded::Gpu, 10, &Assumed::default()).upper.as_secs_f64()
+        costs.predicted(RecordingKind::Gpu, 10, &CostPriors::default()).upper.as_secs_f64()
     };
     let own = |server, now| taught("t", server, now);
     let (soon, later, unknown) = (own(7, at(60)), own(7, at(90_000)), own(8, at(60)));
-    let first = WindowCosts::default().predicted(Recorded::Gpu, 10, &Assumed::default()).upper;
+    let first = WindowCosts::default().predicted(RecordingKind::Gpu, 10, &CostPriors::default()).upper;
     assert_eq!(unknown, first.as_secs_f64());
     assert!(soon > 1.0 && later < 0.7 && later > 0.1, "{soon} {later}");
     assert_eq!(

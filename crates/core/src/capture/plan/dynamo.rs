@@ -2,20 +2,20 @@
 
 use serde_json::json;
 
-use super::{Form, StartRequest, WindowNaming, folder_of, held_for, vllm_prefix};
+use super::{StartMode, StartRequest, WindowNaming, folder_of, held_for, vllm_prefix};
 use crate::capture::HttpWindow;
 use crate::capture::facts::{ServerFacts, ServerKind};
 use crate::capture::line::Marks;
 use crate::capture::preflight::Ranks;
 use crate::capture::refusal::Refusal;
-use crate::capture::sizing::{Knowledge, Sizing};
+use crate::capture::sizing::{Sizing, SizingInputs};
 use crate::capture::verify::names_of;
 
 /// Plans a window.
 pub(super) fn plan(
     spec: &HttpWindow,
     server: &ServerFacts,
-    known: &Knowledge,
+    known: &SizingInputs,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
@@ -30,7 +30,7 @@ pub(super) fn plan(
 fn sglang(
     spec: &HttpWindow,
     server: &ServerFacts,
-    known: &Knowledge,
+    known: &SizingInputs,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
@@ -58,7 +58,7 @@ fn sglang(
         marks: Marks { dir: Some(dir), prefix: None, id: None },
         writes_files: activities != ["CUDA_PROFILER"],
         notes: sizing.limit_of_telling().into_iter().collect(),
-        ..StartRequest::of(spec, server.engine, Form::Exact, ranks, sizing)
+        ..StartRequest::of(spec, server.engine, StartMode::Exact, ranks, sizing)
     })
 }
 
@@ -66,7 +66,7 @@ fn sglang(
 fn vllm(
     spec: &HttpWindow,
     server: &ServerFacts,
-    known: &Knowledge,
+    known: &SizingInputs,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
@@ -85,6 +85,6 @@ fn vllm(
         marks: Marks { dir: None, prefix: Some(prefix), id: None },
         hold: (!spec.until_cleared).then_some(held),
         notes,
-        ..StartRequest::of(spec, server.engine, Form::Held, ranks, sizing)
+        ..StartRequest::of(spec, server.engine, StartMode::Held, ranks, sizing)
     })
 }

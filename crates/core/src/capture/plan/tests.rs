@@ -21,7 +21,7 @@ fn facts(info: Value, busy: &[u16]) -> Facts {
 }
 
 fn asked(spec: &HttpWindow, facts: &Facts) -> Result<StartRequest, Refusal> {
-    plan(spec, facts, &Knowledge::default(), WindowNaming { mark: "i1", output_dir: Some("/p/") }, now())
+    plan(spec, facts, &SizingInputs::default(), WindowNaming { mark: "i1", output_dir: Some("/p/") }, now())
 }
 
 fn body(spec: &HttpWindow, facts: &Facts) -> String {
@@ -53,7 +53,7 @@ fn with_an_idle_rank_no_start_step_is_sent() {
     let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
     let idle = asked(&spec, &facts(sglang("0.5.16"), &[1])).unwrap();
     insta::assert_snapshot!(idle.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"with_stack":false}"#);
-    assert_eq!((idle.form, &idle.ranks.idle[..]), (Form::Plain, &[Rank::dp(0)][..]));
+    assert_eq!((idle.form, &idle.ranks.idle[..]), (StartMode::Plain, &[Rank::dp(0)][..]));
     assert_eq!(asked(&spec, &facts(sglang("0.5.16"), &[])).unwrap_err(), Refusal::AllIdle);
 }
 
@@ -62,7 +62,7 @@ fn idle_ranks_of_a_server_with_dp_attention_step_along() {
     let info = json!({"version": "0.5.16", "dp_size": 2, "tp_size": 2, "enable_dp_attention": true,
         "device": "cuda"});
     let planned = asked(&HttpWindow::default(), &facts(info, &[1])).unwrap();
-    assert_eq!((planned.form, &planned.body.unwrap()["start_step"]), (Form::Exact, &json!(1)));
+    assert_eq!((planned.form, &planned.body.unwrap()["start_step"]), (StartMode::Exact, &json!(1)));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn without_a_folder_files_are_told_apart_by_id_or_prefix_or_not_taken_at_all() {
     let spec = HttpWindow::default();
     let bare = |version| {
         let naming = WindowNaming { mark: "i1", output_dir: None };
-        plan(&spec, &facts(sglang(version), &[0, 1]), &Knowledge::default(), naming, now())
+        plan(&spec, &facts(sglang(version), &[0, 1]), &SizingInputs::default(), naming, now())
     };
     assert_eq!(bare("0.5.16").unwrap().marks.id.as_deref(), Some("skewtrap-i1"));
     assert_eq!(bare("0.5.9").unwrap().marks.prefix.as_deref(), Some("skewtrap-i1"));
@@ -178,7 +178,7 @@ fn an_old_release_without_start_step_is_asked_only_with_its_log_in_sight() {
 #[test]
 fn without_a_log_only_the_form_that_refuses_doubles_is_asked() {
     let unwitnessed = |busy: &[u16]| Facts { sees_log: false, ..facts(sglang("0.5.16"), busy) };
-    assert_eq!(asked(&HttpWindow::default(), &unwitnessed(&[0, 1])).unwrap().form, Form::Exact);
+    assert_eq!(asked(&HttpWindow::default(), &unwitnessed(&[0, 1])).unwrap().form, StartMode::Exact);
     let refusal = asked(&HttpWindow::default(), &unwitnessed(&[1])).unwrap_err();
     assert_eq!(refusal.word(), "needs_log");
     insta::assert_snapshot!(refusal, @"DP0 had no work in the last 2 s (idle, starved or silent), so the start that refuses to replace somebody else's profile cannot be used, and that is safe only when the agent reads the server's log; give it with --log, or under `logs` of the target");
@@ -190,7 +190,7 @@ fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
     facts.server = Some(ServerFacts::of_vllm("0.19.0", 2));
     let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
     let old = asked(&spec, &facts).unwrap();
-    assert_eq!((old.body, old.form, old.hold), (None, Form::Held, Some(Duration::from_millis(500))));
+    assert_eq!((old.body, old.form, old.hold), (None, StartMode::Held, Some(Duration::from_millis(500))));
     facts.server = Some(ServerFacts::of_vllm("0.33.0", 2));
     let new = asked(&spec, &facts).unwrap();
     insta::assert_snapshot!(new.body.unwrap().to_string(), @r#"{"max_iterations":10,"profile_prefix":"skewtrap-i1"}"#);
@@ -204,13 +204,13 @@ fn tensorrt_llm_and_dynamo_are_asked_only_what_every_release_of_theirs_takes() {
     let of = |server: ServerFacts| with_folder(Facts { server: Some(server), ..facts(json!({}), &[0, 1]) });
     let request = asked(&spec, &of(ServerFacts::of_tensorrt_llm("1.3.0", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1"}"#);
-    assert_eq!((request.form, request.hold), (Form::Plain, None));
+    assert_eq!((request.form, request.hold), (StartMode::Plain, None));
     let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
-    assert_eq!((request.form, request.hold), (Form::Exact, None), "it ends by its steps");
+    assert_eq!((request.form, request.hold), (StartMode::Exact, None), "it ends by its steps");
     let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoVllm, "m", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"profile_prefix":"skewtrap-i1"}"#);
-    assert_eq!((request.form, request.hold), (Form::Held, Some(Duration::from_millis(500))));
+    assert_eq!((request.form, request.hold), (StartMode::Held, Some(Duration::from_millis(500))));
 }
 
 /// The same with `/p` in the agent's sight.
@@ -253,7 +253,7 @@ fn an_engine_whose_files_bear_no_mark_is_asked_for_no_window_without_a_folder() 
         [ServerFacts::of_tensorrt_llm("1.3.0", 2), ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 2)]
     {
         let facts = Facts { server: Some(server), ..facts(json!({}), &[0, 1]) };
-        let refusal = plan(&spec, &facts, &Knowledge::default(), naming, now()).unwrap_err().to_string();
+        let refusal = plan(&spec, &facts, &SizingInputs::default(), naming, now()).unwrap_err().to_string();
         assert!(refusal.contains("set capture.output_dir"), "{refusal}");
     }
 }

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::{Form, StartRequest, WindowNaming, folder_of};
+use super::{StartMode, StartRequest, WindowNaming, folder_of};
 use crate::capture::HttpWindow;
 use crate::capture::facts::{Facts, ServerFacts};
 use crate::capture::line::Marks;
 use crate::capture::preflight::Ranks;
 use crate::capture::refusal::Refusal;
-use crate::capture::sizing::{Knowledge, Sizing};
+use crate::capture::sizing::{Sizing, SizingInputs};
 
 /// Plans a window. A start over an open window is refused by the server (409), `num_steps` ends it on every rank, and
 /// a stop at the deadline closes one whose steps never came: there it is only pending.
@@ -16,7 +16,7 @@ pub(super) fn plan(
     spec: &HttpWindow,
     facts: &Facts,
     server: &ServerFacts,
-    known: &Knowledge,
+    known: &SizingInputs,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
@@ -46,6 +46,6 @@ pub(super) fn plan(
         marks: Marks { dir: Some(dir), prefix: None, id: None },
         writes_files,
         notes,
-        ..StartRequest::of(spec, server.engine, Form::Plain, ranks, sizing)
+        ..StartRequest::of(spec, server.engine, StartMode::Plain, ranks, sizing)
     })
 }

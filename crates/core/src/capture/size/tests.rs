@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::dice::Dice;
+use crate::test_rng::TestRng;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn past(steps: u32, largest: u64, stall_ms: u32, predicted_ms: u32) -> PastWindow {
     PastWindow {
-        recorded: Recorded::Gpu,
+        recorded: RecordingKind::Gpu,
         steps,
         largest,
         stall: MS * stall_ms,
@@ -18,16 +18,16 @@ fn past(steps: u32, largest: u64, stall_ms: u32, predicted_ms: u32) -> PastWindo
 }
 
 /// Of a server with so many dense layers, whose hosts are so much slower than usual.
-fn of_layers(layers: u32, slowness: Option<f64>) -> Assumed {
+fn of_layers(layers: u32, slowness: Option<f64>) -> CostPriors {
     let model = ModelSize { layers: Some(layers), is_dense: Some(true), ..ModelSize::default() };
-    Assumed { bytes_per_step: model.bytes_per_step(), slowness, ..Assumed::default() }
+    CostPriors { bytes_per_step: model.bytes_per_step(), slowness, ..CostPriors::default() }
 }
 
 #[test]
 fn nothing_is_measured_on_a_server_of_which_nothing_is_known() {
-    let refused = WindowCosts::default().size(Recorded::Gpu, &Assumed::default(), DEFAULT_MAX_STALL);
+    let refused = WindowCosts::default().size(RecordingKind::Gpu, &CostPriors::default(), DEFAULT_MAX_STALL);
     assert!(refused.is_err_and(|r| r.needed > 10 * DEFAULT_MAX_STALL && r.needed < MAX_STALL));
-    let small = WindowCosts::default().size(Recorded::Gpu, &of_layers(8, None), DEFAULT_MAX_STALL);
+    let small = WindowCosts::default().size(RecordingKind::Gpu, &of_layers(8, None), DEFAULT_MAX_STALL);
     assert!(small.is_ok_and(|size| size.steps > MIN_STEPS && size.predicted.upper <= DEFAULT_MAX_STALL));
 }
 
@@ -35,8 +35,8 @@ fn nothing_is_measured_on_a_server_of_which_nothing_is_known() {
 fn what_its_windows_cost_makes_the_next_ones_larger_or_smaller() {
     let light = WindowCosts::of([past(3, 30_000, 33, 288), past(10, 100_000, 110, 200)]);
     let heavy = WindowCosts::of([past(3, 300_000, 400, 288), past(3, 300_000, 380, 500)]);
-    let any = Assumed::default();
-    let steps = |c: WindowCosts| c.size(Recorded::Gpu, &any, DEFAULT_MAX_STALL).map(|s| s.steps);
+    let any = CostPriors::default();
+    let steps = |c: WindowCosts| c.size(RecordingKind::Gpu, &any, DEFAULT_MAX_STALL).map(|s| s.steps);
     assert!(steps(light).expect("it fits") > 4);
     let needed = steps(heavy).expect_err("too costly").needed;
     assert!(needed > 500 * MS && needed < 4_000 * MS, "{needed:?}");
@@ -46,18 +46,18 @@ fn what_its_windows_cost_makes_the_next_ones_larger_or_smaller() {
 fn a_slow_host_and_more_activities_make_a_window_smaller() {
     let costs = WindowCosts::of([past(20, 200_000, 220, 300); 4]);
     let steps = |recorded, slow| {
-        let assumed = Assumed { slowness: Some(slow), ..Assumed::default() };
+        let assumed = CostPriors { slowness: Some(slow), ..CostPriors::default() };
         costs.size(recorded, &assumed, 1_000 * MS).map_or(0, |s| s.steps)
     };
-    assert!(steps(Recorded::Gpu, 1.0) > 2 * steps(Recorded::CpuGpu, 1.0));
-    assert!(steps(Recorded::CpuGpu, 1.0) > 4 * steps(Recorded::Stacks, 1.0));
-    assert!(steps(Recorded::Gpu, 1.0) > 3 * steps(Recorded::Gpu, 4.0));
+    assert!(steps(RecordingKind::Gpu, 1.0) > 2 * steps(RecordingKind::CpuGpu, 1.0));
+    assert!(steps(RecordingKind::CpuGpu, 1.0) > 4 * steps(RecordingKind::Stacks, 1.0));
+    assert!(steps(RecordingKind::Gpu, 1.0) > 3 * steps(RecordingKind::Gpu, 4.0));
 }
 
 #[test]
 fn a_window_that_cost_more_than_twice_its_prediction_halves_the_next_at_once() {
     let mut costs = WindowCosts::of([past(20, 200_000, 220, 300); 6]);
-    let size = |costs: &WindowCosts| costs.size(Recorded::Gpu, &Assumed::default(), 1_000 * MS);
+    let size = |costs: &WindowCosts| costs.size(RecordingKind::Gpu, &CostPriors::default(), 1_000 * MS);
     let before = size(&costs).expect("it fits");
     let predicted = u32::try_from(before.predicted.upper.as_millis()).expect("short");
     costs.learn(&past(before.steps, u64::from(before.steps) * 10_000, predicted * 5 / 2, predicted));
@@ -69,13 +69,13 @@ fn a_window_that_cost_more_than_twice_its_prediction_halves_the_next_at_once() {
 fn a_small_window_whose_silence_was_not_all_its_writing_refuses_no_next_one() {
     // Beside a real server: 14 steps, then three whose 42 kB booked 250 ms where clients waited 80.
     let costs = WindowCosts::of([past(14, 186_577, 502, 282), past(3, 42_000, 250, 230)]);
-    let host_as_usual = Assumed { slowness: Some(1.0), ..Assumed::default() };
-    let next = costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL);
+    let host_as_usual = CostPriors { slowness: Some(1.0), ..CostPriors::default() };
+    let next = costs.size(RecordingKind::Gpu, &host_as_usual, DEFAULT_MAX_STALL);
     assert!(next.is_ok_and(|next| next.predicted.upper >= 200 * MS), "{next:?}");
     // Nor do many of them together.
     let many = std::iter::repeat_n(past(3, 42_000, 250, 230), 12);
     let costs = WindowCosts::of(std::iter::once(past(14, 186_577, 502, 282)).chain(many));
-    assert!(costs.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_ok());
+    assert!(costs.size(RecordingKind::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_ok());
     // A window on a host of which nobody knew, which taught nothing, allows them no more.
     let known = past(14, 186_577, 502, 282);
     let ignored = PastWindow { slowness: None, predicted: None, ..past(14, 186_577, 2_000, 282) };
@@ -84,33 +84,33 @@ fn a_small_window_whose_silence_was_not_all_its_writing_refuses_no_next_one() {
     assert_eq!(after(vec![known, ignored]), after(vec![known]));
     // A large one of the same rate is another rate from now on.
     let large = WindowCosts::of([past(14, 186_577, 502, 282), past(14, 186_577, 1_120, 450)]);
-    assert!(large.size(Recorded::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_err());
+    assert!(large.size(RecordingKind::Gpu, &host_as_usual, DEFAULT_MAX_STALL).is_err());
 }
 
 #[test]
 fn windows_of_one_kind_teach_those_of_another_what_they_take_at_most() {
-    let both = PastWindow { recorded: Recorded::CpuGpu, ..past(10, 140_000, 170, 300) };
+    let both = PastWindow { recorded: RecordingKind::CpuGpu, ..past(10, 140_000, 170, 300) };
     let costs = WindowCosts::of([both; 4]);
     let ms = |recorded| {
-        let assumed = Assumed { slowness: Some(1.0), ..Assumed::default() };
+        let assumed = CostPriors { slowness: Some(1.0), ..CostPriors::default() };
         costs.predicted(recorded, 10, &assumed).likely.as_millis()
     };
     // 14 kB a step with both are at most 10 kB with GPU rows alone.
-    assert_eq!((ms(Recorded::CpuGpu), ms(Recorded::Gpu)), (170, 121));
+    assert_eq!((ms(RecordingKind::CpuGpu), ms(RecordingKind::Gpu)), (170, 121));
     let gpu = WindowCosts::of([past(10, 100_000, 121, 300); 4]);
-    let assumed = Assumed { slowness: Some(1.0), ..Assumed::default() };
-    assert_eq!(gpu.predicted(Recorded::CpuGpu, 10, &assumed).likely.as_millis(), 302);
+    let assumed = CostPriors { slowness: Some(1.0), ..CostPriors::default() };
+    assert_eq!(gpu.predicted(RecordingKind::CpuGpu, 10, &assumed).likely.as_millis(), 302);
 }
 
 #[test]
 fn a_stall_that_was_seen_too_late_teaches_no_speed_that_nobody_has() {
     let seen_late = WindowCosts::of([past(30, 1_000_000, 21, 300); 4]);
     let least = Duration::from_secs_f64(1.0 * LEAST_RATE * 1e6);
-    assert!(seen_late.predicted(Recorded::Gpu, 30, &Assumed::default()).upper > least);
+    assert!(seen_late.predicted(RecordingKind::Gpu, 30, &CostPriors::default()).upper > least);
 }
 
 /// Noise for the worlds below.
-struct Chance(Dice);
+struct Chance(TestRng);
 
 impl Chance {
     fn normal(&mut self) -> f64 {
@@ -148,7 +148,7 @@ impl World {
             (largest, stall) = (largest.max(bytes), stall.max(bytes * rate));
         }
         PastWindow {
-            recorded: Recorded::Gpu,
+            recorded: RecordingKind::Gpu,
             steps,
             largest: largest as u64,
             stall: Duration::from_secs_f64(stall),
@@ -237,7 +237,7 @@ impl Firsts {
 fn the_first_windows_of_servers_of_all_sizes_stay_within_what_they_may_cost() {
     let mut table: BTreeMap<(u32, &str, &str), Firsts> = BTreeMap::new();
     for server in 0..6_000_u64 {
-        let mut chance = Chance(Dice(9_001 + server));
+        let mut chance = Chance(TestRng(9_001 + server));
         let (billions, layers, is_dense) = MODELS[server as usize % MODELS.len()];
         let kernels =
             if is_dense { 17.3 * (0.2 * chance.normal()).exp() } else { chance.between(17.0, 45.0) };
@@ -266,22 +266,29 @@ fn the_first_windows_of_servers_of_all_sizes_stay_within_what_they_may_cost() {
                 for (host, known) in
                     [("known", Some(if slowness > 1.0 { 4.0 } else { 1.0 })), ("not known", None)]
                 {
-                    let assumed = Assumed {
+                    let assumed = CostPriors {
                         bytes_per_step: model.bytes_per_step(),
                         slowness: known,
-                        ..Assumed::default()
+                        ..CostPriors::default()
                     };
-                    let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
+                    let size = WindowCosts::default().size(RecordingKind::Gpu, &assumed, max);
                     let window = |size: Size| world.window(size.steps, slowness, known, size.predicted.upper);
                     table.entry((max_ms, what, host)).or_default().take(size, window, max);
                 }
             }
             for (what, model) in [("wide, layers", of_wide), ("wide, nothing", ModelSize::default())] {
-                let assumed =
-                    Assumed { bytes_per_step: model.bytes_per_step(), slowness: None, ..Assumed::default() };
-                let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
-                let mut wider =
-                    World { kb_per_step: wide.0, s_per_mb: wide.1, chance: Chance(Dice(server)), ranks: 4 };
+                let assumed = CostPriors {
+                    bytes_per_step: model.bytes_per_step(),
+                    slowness: None,
+                    ..CostPriors::default()
+                };
+                let size = WindowCosts::default().size(RecordingKind::Gpu, &assumed, max);
+                let mut wider = World {
+                    kb_per_step: wide.0,
+                    s_per_mb: wide.1,
+                    chance: Chance(TestRng(server)),
+                    ranks: 4,
+                };
                 let window = |size: Size| wider.window(size.steps, 1.0, None, size.predicted.upper);
                 table.entry((max_ms, what, "not known")).or_default().take(size, window, max);
             }
@@ -344,7 +351,7 @@ fn first_windows_at_firings_by_the_layers_of_the_model_and_the_speed_of_the_host
     let mut table: BTreeMap<(u32, u32, u32), [Opened; 2]> = BTreeMap::new();
     let mut all = BTreeMap::new();
     for server in 0..12_000_u64 {
-        let mut chance = Chance(Dice(40_009 + server));
+        let mut chance = Chance(TestRng(40_009 + server));
         let layers = [8, 32, 64, 80][server as usize % 4];
         let times = [1_u32, 2, 4][server as usize / 4 % 3];
         let share = 0.2 + 0.7 * chance.0.uniform();
@@ -356,15 +363,15 @@ fn first_windows_at_firings_by_the_layers_of_the_model_and_the_speed_of_the_host
         let mut world = World { chance, kb_per_step, s_per_mb, ranks: 4 };
         // Before, nobody knew of hosts where the cause was unknown, and every slow one wrote exactly four times as
         // slowly.
-        let by_four = prior::seconds_per_byte().and(prior::Guess { mean: 4.0_f64.ln(), variance: 0.0 });
+        let by_four = prior::seconds_per_byte().and(prior::LogEstimate { mean: 4.0_f64.ln(), variance: 0.0 });
         let before = match times {
             1 => of_layers(layers, None),
-            _ => Assumed { s_per_byte: by_four, ..of_layers(layers, Some(1.0)) },
+            _ => CostPriors { s_per_byte: by_four, ..of_layers(layers, Some(1.0)) },
         };
         for max_ms in [300, 600, 1_500] {
             let max = MS * max_ms;
             for (law, assumed) in [before, of_layers(layers, Some(now))].into_iter().enumerate() {
-                let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
+                let size = WindowCosts::default().size(RecordingKind::Gpu, &assumed, max);
                 let window = |size: Size| {
                     world.window(size.steps, f64::from(times), assumed.slowness, size.predicted.upper)
                 };
@@ -408,7 +415,7 @@ fn days(max: Duration) -> Days {
     let mut told = Days::default();
     for server in 0..90_u64 {
         let kb_per_step = [8.0, 12.0, 20.0, 40.0, 100.0, 1000.0][server as usize % 6];
-        let mut world = World { chance: Chance(Dice(77 + server)), kb_per_step, s_per_mb: 1.2, ranks: 4 };
+        let mut world = World { chance: Chance(TestRng(77 + server)), kb_per_step, s_per_mb: 1.2, ranks: 4 };
         let layers = (kb_per_step / 1.2).round() as u32;
         let mut costs = WindowCosts::default();
         let mut is_after_jump = false;
@@ -422,7 +429,7 @@ fn days(max: Duration) -> Days {
             let known = world.chance.is(0.7).then_some(if slowness > 1.0 { 4.0 } else { 1.0 });
             let assumed = of_layers(layers, known);
             let tally = told.by_kb.entry(kb_per_step as u32).or_default();
-            let Ok(size) = costs.size(Recorded::Gpu, &assumed, max) else {
+            let Ok(size) = costs.size(RecordingKind::Gpu, &assumed, max) else {
                 tally.0 += 1;
                 continue;
             };
@@ -435,7 +442,7 @@ fn days(max: Duration) -> Days {
             assert!(window.stall <= max * 3 || is_after_jump, "server {server}, window {n}: {window:?}");
             if window.stall > size.predicted.upper * 2 {
                 told.surprised += u32::from(is_after_jump);
-                let next = costs.size(Recorded::Gpu, &assumed, max);
+                let next = costs.size(RecordingKind::Gpu, &assumed, max);
                 assert!(next.is_err() || next.is_ok_and(|next| next.steps * 2 <= size.steps), "{size:?}");
             }
             is_after_jump = false;

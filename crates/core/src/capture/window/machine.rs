@@ -17,7 +17,7 @@ use super::{
     Output, RETRY, START_TIMEOUT, Stops, Visibility, WindowPhase,
 };
 use crate::capture::facts::ServerKind;
-use crate::capture::plan::{Form, StartRequest};
+use crate::capture::plan::{StartMode, StartRequest};
 use skewtrap_trace::time::Time;
 
 /// No server has it; the published how-to calls the stop so.
@@ -27,7 +27,7 @@ const END: &str = "/end_profile";
 #[derive(Clone, Debug)]
 pub struct Window {
     engine: ServerKind,
-    form: Form,
+    form: StartMode,
     deadline: Time,
     grace: Duration,
     hold: Option<Time>,
@@ -215,7 +215,7 @@ impl Window {
 
     /// Whether a stop that is about to leave is still right, after what was learned since it was decided.
     pub fn confirms_stop(&self) -> bool {
-        let is_over = self.form != Form::Held && self.ownership.all_closed();
+        let is_over = self.form != StartMode::Held && self.ownership.all_closed();
         // The first stop is also that of a window whose end only the log tells.
         let is_over = is_over && (self.stops > 1 || !self.lacks_files());
         self.phase == WindowPhase::Stopping
@@ -344,7 +344,7 @@ impl Window {
             WindowPhase::Stopping => {
                 // An answer that hangs changes nothing about a window that is seen to be written.
                 let is_first = self.stops == 1 && self.lacks_files();
-                if self.form != Form::Held && self.ownership.all_written() && !is_first {
+                if self.form != StartMode::Held && self.ownership.all_written() && !is_first {
                     self.enter(WindowPhase::Verifying, now);
                 } else if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
                     self.stop_answered(&Answer::TimedOut, now, out);
@@ -366,7 +366,7 @@ impl Window {
     /// Whether it ends by its steps and nothing would show a window of somebody else's that began after
     /// that: then it is never stopped. All ranks of TensorRT-LLM step together.
     pub(super) fn ends_unseen(&self) -> bool {
-        self.is_blind() && (self.form == Form::Exact || self.engine == ServerKind::TensorrtLlm)
+        self.is_blind() && (self.form == StartMode::Exact || self.engine == ServerKind::TensorrtLlm)
     }
 
     /// Whether only the log says that ranks ended: where files are in sight that is no proof, for others can

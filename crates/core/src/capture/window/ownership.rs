@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::line::{ForeignWindows, Marks, ProfileLine, same_folder};
-use crate::capture::plan::{Form, StartRequest};
+use crate::capture::plan::{StartMode, StartRequest};
 use crate::capture::verify::expected_of;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -31,7 +31,7 @@ pub(super) struct Ownership {
     marks: Marks,
     expected: Vec<Rank>,
     busy: Vec<Rank>,
-    form: Form,
+    form: StartMode,
     seen: BTreeMap<Rank, RankProgress>,
     whole: BTreeSet<Rank>,
     /// Ranks of which a file is there, whole or not.
@@ -222,7 +222,7 @@ impl Ownership {
     /// not disarm them. Only the form with `start_step` arms.
     pub(super) fn armed(&self) -> Vec<Rank> {
         let any = self.seen.values().any(|s| *s != RankProgress::Nothing);
-        if self.form != Form::Exact || !any {
+        if self.form != StartMode::Exact || !any {
             return Vec::new();
         }
         self.expected
@@ -236,7 +236,7 @@ impl Ownership {
     pub(super) fn any_open(&self) -> bool {
         self.not_closed()
             .iter()
-            .any(|r| self.form == Form::Plain || matches!(self.seen[r], RankProgress::Begun(_)))
+            .any(|r| self.form == StartMode::Plain || matches!(self.seen[r], RankProgress::Begun(_)))
     }
 
     /// Ranks whose end nothing shows.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::capture::facts::ServerKind;
 use crate::capture::line::Marks;
-use crate::capture::plan::{Form, StartRequest};
+use crate::capture::plan::{StartMode, StartRequest};
 use crate::capture::preflight::Ranks;
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -19,17 +19,17 @@ fn at(s: f64) -> Time {
     Time::from_epoch_s(1000.0 + s)
 }
 
-fn request(form: Form, busy: &[u16], idle: &[u16]) -> StartRequest {
+fn request(form: StartMode, busy: &[u16], idle: &[u16]) -> StartRequest {
     let ranks = |list: &[u16]| list.iter().map(|dp| Rank::dp(*dp)).collect();
     StartRequest {
-        engine: if form == Form::Held { ServerKind::Vllm } else { ServerKind::Sglang },
+        engine: if form == StartMode::Held { ServerKind::Vllm } else { ServerKind::Sglang },
         body: None,
         marks: Marks { dir: Some("/p/ours".into()), prefix: None, id: None },
         folder: None,
         form,
         ranks: Ranks { busy: ranks(busy), idle: ranks(idle) },
         deadline: DEADLINE,
-        hold: (form == Form::Held).then_some(Duration::from_millis(500)),
+        hold: (form == StartMode::Held).then_some(Duration::from_millis(500)),
         until_cleared: false,
         writes_files: true,
         merges: false,
@@ -122,14 +122,14 @@ fn a_window_whose_ranks_finish_by_their_steps_is_never_stopped() {
         (1.0, file(0)),
         (1.1, file(1)),
     ];
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["1.1 done"]);
+    assert_eq!(play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script), ["1.1 done"]);
 }
 
 #[test]
 fn whole_files_of_all_ranks_are_proof_enough_without_a_log() {
     let visibility = Visibility { log: false, files: true };
     let script = [(0.2, ok()), (0.8, file(0)), (0.9, file(1))];
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), visibility, &script), ["0.9 done"]);
+    assert_eq!(play(&request(StartMode::Exact, &[0, 1], &[]), visibility, &script), ["0.9 done"]);
 }
 
 #[test]
@@ -146,7 +146,10 @@ fn an_idle_rank_is_closed_within_two_seconds_of_the_busy_ones_though_the_stop_sa
         (1.6, file(0)),
         (1.6, file(1)),
     ];
-    assert_eq!(play(&request(Form::Plain, &[1], &[0]), BOTH, &script), ["1.0 /stop_profile", "1.6 done"]);
+    assert_eq!(
+        play(&request(StartMode::Plain, &[1], &[0]), BOTH, &script),
+        ["1.0 /stop_profile", "1.6 done"]
+    );
 }
 
 #[test]
@@ -159,13 +162,16 @@ fn at_the_deadline_it_is_stopped() {
         (9.1, file(0)),
         (9.1, file(1)),
     ];
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["5.0 /stop_profile", "9.1 done"]);
+    assert_eq!(
+        play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script),
+        ["5.0 /stop_profile", "9.1 done"]
+    );
 }
 
 #[test]
 fn a_404_on_stop_tries_what_the_howto_calls_it_once() {
     let script = [(0.2, ok()), (5.2, stopped(status(404))), (5.4, stopped(Answer::Ok)), (5.5, file(0))];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["5.0 /stop_profile", "5.2 /end_profile", "5.5 done"]);
 }
 
@@ -184,9 +190,9 @@ fn an_armed_rank_that_begins_after_the_stop_is_stopped_again() {
         (8.5, file(0)),
         (8.5, file(1)),
     ];
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script);
     assert_eq!(told, ["5.0 /stop_profile", "8.0 /stop_profile", "8.5 done"]);
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script[..5]);
+    let told = play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script[..5]);
     assert_eq!(told, ["5.0 /stop_profile", "15.1 the stop was answered with 500 (quiet)"]);
 }
 
@@ -195,7 +201,7 @@ fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothi
     let visibility = Visibility { log: false, files: false };
     let script = [(0.2, ok()), (5.1, stopped(status(500)))];
     assert_eq!(
-        play(&request(Form::Plain, &[0], &[]), visibility, &script),
+        play(&request(StartMode::Plain, &[0], &[]), visibility, &script),
         ["5.0 /stop_profile", "5.1 done (quiet) (notes)"]
     );
 }
@@ -204,7 +210,7 @@ fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothi
 fn a_200_to_the_stop_is_no_proof_against_the_log() {
     let mut script: Vec<(f64, Event)> = vec![(0.1, begins(0)), (0.1, begins(1)), (0.2, ok())];
     script.extend((0..4).map(|n| (5.1 + 10.1 * f64::from(n), stopped(Answer::Ok))));
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script);
     let end = told.last().unwrap();
     assert_eq!(told.len(), usize::from(MAX_STOPS) + 1, "{told:?}");
     assert!(told[1].starts_with("15.1 ") && end.contains("(quiet)"), "{told:?}");
@@ -212,26 +218,29 @@ fn a_200_to_the_stop_is_no_proof_against_the_log() {
     let shown =
         [(5.1, stops(0)), (5.1, stops(1)), (5.3, stopped(Answer::Ok)), (5.4, file(0)), (5.4, file(1))];
     let script: Vec<(f64, Event)> = script.into_iter().take(3).chain(shown).collect();
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["5.0 /stop_profile", "5.4 done"]);
+    assert_eq!(
+        play(&request(StartMode::Exact, &[0, 1], &[]), BOTH, &script),
+        ["5.0 /stop_profile", "5.4 done"]
+    );
 }
 
 #[test]
 fn lines_that_say_that_it_is_done_do_not_keep_a_window_from_its_stop_where_its_files_would_be_seen() {
     let script = [(0.1, begins(0)), (0.2, ok()), (2.0, done(0)), (5.2, stopped(Answer::Ok)), (5.4, file(0))];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["5.0 /stop_profile", "5.4 done (notes)"]);
     // An export that takes long is waited for: its file cannot be there yet.
     let slow = [(0.1, begins(0)), (0.2, ok()), (2.0, stops(0)), (30.0, done(0)), (31.0, file(0))];
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &slow), ["31.0 done"]);
+    assert_eq!(play(&request(StartMode::Exact, &[0], &[]), BOTH, &slow), ["31.0 done"]);
     // Without files in sight they are all there is.
     let log = Visibility { log: true, files: false };
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), log, &script), ["2.0 done"]);
+    assert_eq!(play(&request(StartMode::Exact, &[0], &[]), log, &script), ["2.0 done"]);
 }
 
 #[test]
 fn a_stop_that_news_of_the_last_moment_speak_against_is_not_sent() {
     let began = || {
-        let (mut window, _) = Window::start(&request(Form::Plain, &[0, 1], &[]), BOTH, at(0.0));
+        let (mut window, _) = Window::start(&request(StartMode::Plain, &[0, 1], &[]), BOTH, at(0.0));
         for event in [begins(0), ok()] {
             window.on(&event, at(0.2));
         }
@@ -253,7 +262,7 @@ fn a_stop_that_news_of_the_last_moment_speak_against_is_not_sent() {
 
 #[test]
 fn stops_of_a_dead_agent_count_and_what_it_saw_closed_is_not_stopped_again() {
-    let held = request(Form::Held, &[0], &[]);
+    let held = request(StartMode::Held, &[0], &[]);
     let resumed = |request: &StartRequest, left: &OrphanedWindow, now: f64| {
         let mut window = Window::resume(request, BOTH, left, at(now));
         let ticks = 0..7000;
@@ -264,7 +273,7 @@ fn stops_of_a_dead_agent_count_and_what_it_saw_closed_is_not_stopped_again() {
     let [Output::Finish(ending)] = &resumed(&held, &once, 3.0)[..] else { panic!("vLLM is stopped once") };
     assert!(ending.unproven.is_some());
     let often = OrphanedWindow { stops: stops(MAX_STOPS, None), ..left(0.0, true) };
-    let plain = request(Form::Plain, &[0], &[]);
+    let plain = request(StartMode::Plain, &[0], &[]);
     let [Output::Finish(ending)] = &resumed(&plain, &often, 3.0)[..] else { panic!("no fifth stop") };
     assert!(ending.unproven.is_some());
     let ended = OrphanedWindow { ended: true, ..left(0.0, true) };
@@ -277,7 +286,7 @@ fn stops_of_a_dead_agent_count_and_what_it_saw_closed_is_not_stopped_again() {
 
 #[test]
 fn long_after_its_deadline_what_a_dead_agent_left_is_stopped_only_if_the_log_shows_it_open() {
-    let plain = request(Form::Plain, &[0], &[]);
+    let plain = request(StartMode::Plain, &[0], &[]);
     let mut window = Window::resume(&plain, BOTH, &left(0.0, true), at(3600.0));
     let told: Vec<Output> =
         (0..60).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
@@ -298,13 +307,13 @@ fn a_rank_that_began_our_window_has_nobody_elses() {
         (5.2, stopped(Answer::Ok)),
         (5.4, file(0)),
     ];
-    let told = play(&request(Form::Plain, &[0], &[]), BOTH, &[&script[..], &[(5.1, stops(0))]].concat());
+    let told = play(&request(StartMode::Plain, &[0], &[]), BOTH, &[&script[..], &[(5.1, stops(0))]].concat());
     assert_eq!(told, ["5.0 /stop_profile", "5.4 done"]);
 }
 
 #[test]
 fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
-    let held = request(Form::Held, &[0, 1], &[]);
+    let held = request(StartMode::Held, &[0, 1], &[]);
     let script = [(0.1, ok()), (0.2, file(0)), (0.2, file(1)), (2.0, stopped(Answer::Ok))];
     assert_eq!(play(&held, BOTH, &script), ["0.5 /stop_profile", "2.0 done"]);
     let script = [(0.1, ok()), (2.0, stopped(status(500)))];
@@ -319,7 +328,7 @@ fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
 
 #[test]
 fn a_stop_of_vllm_that_was_not_carried_out_is_sent_again_and_no_other() {
-    let held = request(Form::Held, &[0, 1], &[]);
+    let held = request(StartMode::Held, &[0, 1], &[]);
     for visibility in [BOTH, Visibility { log: false, files: true }, Visibility { log: true, files: false }] {
         let script = [(0.1, ok()), (0.6, stopped(status(429))), (4.0, stopped(Answer::Ok))];
         let told = play(&held, visibility, &script);
@@ -353,7 +362,7 @@ fn a_stop_of_vllm_that_was_not_carried_out_is_sent_again_and_no_other() {
 #[test]
 fn the_next_agent_hears_of_stops_that_left_and_how_they_were_answered_though_the_window_is_given_up() {
     let stopping = || {
-        let (mut window, _) = Window::start(&request(Form::Held, &[0], &[]), BOTH, at(0.0));
+        let (mut window, _) = Window::start(&request(StartMode::Held, &[0], &[]), BOTH, at(0.0));
         window.on(&ok(), at(0.1));
         assert_eq!(window.on(&Event::Tick, at(0.5)), [Output::Stop { path: "/stop_profile" }]);
         assert_eq!(window.stops(), None, "it was decided, and has not left");
@@ -383,7 +392,7 @@ fn the_next_agent_hears_of_stops_that_left_and_how_they_were_answered_though_the
 #[test]
 fn another_instance_of_the_server_has_no_window_of_the_one_before() {
     let gone = Event::Gone("its random seed changed".into());
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, gone)]);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, gone)]);
     assert_eq!(told, ["1.0 the server went away in the middle of the window"]);
 }
 
@@ -392,10 +401,10 @@ fn a_window_on_an_instance_with_other_ranks_is_unproven_however_well_the_known_o
     let others = (0.25, Event::OtherRanks);
     let script =
         [(0.1, begins(0)), (0.2, ok()), others.clone(), (0.3, stops(0)), (0.4, done(0)), (0.5, file(0))];
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["0.5 done (quiet)"]);
+    assert_eq!(play(&request(StartMode::Exact, &[0], &[]), BOTH, &script), ["0.5 done (quiet)"]);
     let gone = Event::Gone("its random seed changed".into());
     let script = [(0.2, ok()), others, (1.0, gone)];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["1.0 the server went away in the middle of the window"], "they went with it");
 }
 
@@ -413,10 +422,10 @@ fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the
             (301.0, stopped(Answer::Ok)),
             (301.2, file(0)),
         ];
-        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+        let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
         assert_eq!(told, ["5.0 /stop_profile", "300.0 /stop_profile", "301.2 done (notes)"]);
     }
-    let (mut window, _) = Window::start(&request(Form::Exact, &[0], &[]), BOTH, at(0.0));
+    let (mut window, _) = Window::start(&request(StartMode::Exact, &[0], &[]), BOTH, at(0.0));
     window.on(&ok(), at(0.2));
     window.on(&Event::Unreachable, at(1.0));
     for hour in 1..24 {
@@ -431,22 +440,22 @@ fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the
 fn a_server_that_said_that_it_dies_and_is_reached_no_more_took_its_window_with_it() {
     let dying = || Event::Dying("SIGQUIT received.".into());
     let told = play(
-        &request(Form::Exact, &[0], &[]),
+        &request(StartMode::Exact, &[0], &[]),
         BOTH,
         &[(0.2, ok()), (1.0, dying()), (1.5, Event::Unreachable)],
     );
     assert_eq!(told, ["1.5 the server went away in the middle of the window"]);
     // Whoever wrote the line: a server that still answers gets its stop.
     let script = [(0.2, ok()), (1.0, dying()), (5.2, stopped(Answer::Ok)), (5.3, file(0))];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["5.0 /stop_profile", "5.3 done"]);
 }
 
 #[test]
 fn a_cancelled_agent_closes_its_window_and_does_not_wait_for_ever() {
     let script = [(0.2, ok()), (1.0, Event::Cancel), (1.5, stopped(Answer::Ok)), (1.6, file(0))];
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["1.0 /stop_profile", "1.6 done"]);
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::Cancel)]);
+    assert_eq!(play(&request(StartMode::Exact, &[0], &[]), BOTH, &script), ["1.0 /stop_profile", "1.6 done"]);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &[(0.2, Event::Cancel)]);
     assert_eq!(told, ["8.2 the agent was told to end before the window was proven closed (quiet)"]);
 }
 
@@ -460,25 +469,25 @@ fn a_stop_whose_answer_never_comes_ends_with_the_files() {
         (7.2, file(0)),
         (9.0, stopped(status(500))),
     ];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    let told = play(&request(StartMode::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["5.0 /stop_profile", "7.2 done"]);
 }
 
 #[test]
 fn a_flexible_window_ends_when_the_rule_clears_and_a_fixed_one_does_not() {
-    let flexible = StartRequest { until_cleared: true, ..request(Form::Exact, &[0], &[]) };
+    let flexible = StartRequest { until_cleared: true, ..request(StartMode::Exact, &[0], &[]) };
     let script = [(0.2, ok()), (2.0, Event::Cleared), (2.4, stopped(Answer::Ok)), (2.5, file(0))];
     assert_eq!(play(&flexible, BOTH, &script), ["2.0 /stop_profile", "2.5 done"]);
     let script = [(0.2, ok()), (2.0, Event::Cleared), (5.4, stopped(Answer::Ok)), (5.5, file(0))];
     assert_eq!(
-        play(&request(Form::Exact, &[0], &[]), BOTH, &script),
+        play(&request(StartMode::Exact, &[0], &[]), BOTH, &script),
         ["5.0 /stop_profile", "5.5 done (notes)"]
     );
 }
 
 #[test]
 fn a_window_known_by_its_prefix_adopts_the_id_that_the_server_gave_it() {
-    let mut prefixed = request(Form::Exact, &[0], &[]);
+    let mut prefixed = request(StartMode::Exact, &[0], &[]);
     prefixed.marks = Marks { dir: None, prefix: Some("skewtrap-i1".into()), id: None };
     let script =
         [(0.1, starts(0, "/tmp")), (0.15, stops(0)), (0.2, ok()), (0.4, done_in_tmp()), (0.5, file(0))];
@@ -493,7 +502,7 @@ fn done_in_tmp() -> Event {
 
 #[test]
 fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
-    let request = request(Form::Plain, &[0], &[1]);
+    let request = request(StartMode::Plain, &[0], &[1]);
     let resumed = |granted, event: Option<Event>| {
         let mut window = Window::resume(&request, BOTH, &left(0.0, granted), at(100.0));
         let mut told: Vec<Output> = Vec::new();
@@ -512,10 +521,10 @@ fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
 
 #[test]
 fn samples_are_distrusted_from_the_start_until_the_export_has_settled_but_may_clear_while_open() {
-    let mut distrust = SettlingTime::opened(at(0.0));
-    assert!(distrust.trusts(at(-1.0)) && !distrust.trusts(at(1.0)) && distrust.may_clear(at(1.0)));
-    distrust.closing = Some(at(5.0));
-    assert!(!distrust.may_clear(at(6.0)));
-    distrust.exported(at(9.0));
-    assert!(!distrust.trusts(at(18.9)) && distrust.trusts(at(19.0)) && distrust.may_clear(at(19.0)));
+    let mut settling = SettlingTime::opened(at(0.0));
+    assert!(settling.trusts(at(-1.0)) && !settling.trusts(at(1.0)) && settling.may_clear(at(1.0)));
+    settling.closing = Some(at(5.0));
+    assert!(!settling.may_clear(at(6.0)));
+    settling.exported(at(9.0));
+    assert!(!settling.trusts(at(18.9)) && settling.trusts(at(19.0)) && settling.may_clear(at(19.0)));
 }

@@ -1,26 +1,31 @@
 use super::*;
-use crate::dice::Dice;
 use crate::factor::intake::{InterpretedReading, Lines};
 use crate::factor::observation::Prefill;
+use crate::test_rng::TestRng;
 
-const BY_LINES: Quality =
-    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false };
+const BY_LINES: SourceQuality = SourceQuality {
+    staleness: 0.0,
+    noise: 0.1,
+    is_inferred: false,
+    is_timed_singly: true,
+    is_guessed: false,
+};
 
 /// A channel of four ranks that heard `seconds` of a healthy server. Each rank reports again and again that the
 /// same steps are done; how long they took is up to the others, for which it waits in every step.
 fn heard_in_lockstep(seconds: i64) -> Channel {
     let mut channel = Channel::new(4, 0, BY_LINES);
-    let mut dice = Dice(7);
+    let mut rng = TestRng(7);
     let mut reported = [0.0; 4];
     for s in 0..seconds {
         let end = s as f64 + 1.0;
         for (rank, from) in reported.iter_mut().enumerate() {
             loop {
-                let to = *from + 0.4 - 0.6 * dice.uniform().max(1e-6).ln();
+                let to = *from + 0.4 - 0.6 * rng.uniform().max(1e-6).ln();
                 if to > end {
                     break;
                 }
-                let did = [40.0, 1_200.0, 1e6, 3.0, 2_000.0 * dice.uniform()];
+                let did = [40.0, 1_200.0, 1e6, 3.0, 2_000.0 * rng.uniform()];
                 let stretch = Some(WorkSpan { from: *from, to, did });
                 channel.take(
                     rank,
@@ -70,15 +75,15 @@ fn what_was_seen_while_something_departed_is_learned_once_it_has_calmed_or_after
 /// came to each rank a second with lognormal tokens, mostly one by one.
 fn work_of_a_rank_that_admits_eight_at_once(times: f64) -> f64 {
     let mut channel = Channel::new(4, 0, BY_LINES);
-    let (mut lines, mut dice) = (vec![Lines::default(); 4], Dice(13));
+    let (mut lines, mut rng) = (vec![Lines::default(); 4], TestRng(13));
     let mut most = 0.0f64;
     for s in 0..1_230_i64 {
         for (rank, lines) in lines.iter_mut().enumerate() {
             let is_crowded = rank == 1 && s >= 1_200;
-            let at_once = if is_crowded || dice.uniform() < 0.05 { 8 } else { 1 };
+            let at_once = if is_crowded || rng.uniform() < 0.05 { 8 } else { 1 };
             let factor = if is_crowded { times } else { 1.0 };
             for line in 0..8 / at_once {
-                let tokens = (0..at_once).map(|_| factor * (6.0 + 1.1 * dice.normal()).exp()).sum();
+                let tokens = (0..at_once).map(|_| factor * (6.0 + 1.1 * rng.normal()).exp()).sum();
                 let at = s as f64 + 0.1 * f64::from(line);
                 let line = Prefill { new_seqs: f64::from(at_once), new_tokens: tokens, ..Prefill::default() };
                 channel.take(rank, at, &lines.prefill(at, &line), true, true);

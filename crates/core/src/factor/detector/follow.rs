@@ -1,20 +1,20 @@
 //! What was found is described, blamed anew where it must be, and followed to its end.
 
 use super::{
-    BecameUsual, CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, MOST_USUAL, Open,
-    REBLAME_FACTOR, REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
+    BecameUsual, CALM_FOR, Candidate, ClosedTrouble, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, MOST_USUAL,
+    OpenTrouble, REBLAME_FACTOR, REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::impact::{Impact, estimate};
-use crate::factor::incident::{Change, Incident, Symptom};
 use crate::factor::onset::Onset;
+use crate::factor::trouble::{Symptom, Trouble, TroubleChange};
 
 /// More symptoms of one trouble are not kept.
 const MOST_SYMPTOMS: usize = 64;
 
 impl Detector {
-    pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> Incident {
+    pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> Trouble {
         let StepContext { newest, now, pending, .. } = moment;
         let (factor, test, evidence, bound) = c.told();
         let (side, ranks) = match factor {
@@ -43,7 +43,7 @@ impl Detector {
         let side = if test == Some(PRESSURE) && factor == Factor::Speed { side.opposite() } else { side };
         let symptoms = ranks.iter().map(|r| Symptom { rank: *r, factor, side, seen: now }).collect();
         let impact = self.impact(&ranks, factor);
-        Incident {
+        Trouble {
             id: 0,
             factor,
             side,
@@ -69,18 +69,18 @@ impl Detector {
         channel: &mut Channel,
         candidates: &[Candidate],
         moment: StepContext,
-    ) -> Vec<Change> {
+    ) -> Vec<TroubleChange> {
         let StepContext { now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < super::WAKE);
         let mut changes = self.follow_behind(channel, moment);
         let Some(front) = &self.open else { return changes };
         // Still open: what it may have left behind counts where the others' onsets are looked for.
-        let (its, fresh) = self.sort_out(channel, front, candidates, moment);
+        let (its, fresh) = self.attribute(channel, front, candidates, moment);
         let Some(mut open) = self.open.take() else { return changes };
-        open.incident.impact = self.impact(&open.incident.ranks, open.incident.factor);
-        note_symptoms(&mut open.incident, &its, now);
+        open.trouble.impact = self.impact(&open.trouble.ranks, open.trouble.factor);
+        note_symptoms(&mut open.trouble, &its, now);
         open.note_deviance(&its);
-        if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
+        if let Some(change) = self.update_blame(&mut open, channel, &its, moment) {
             changes.push(change);
         }
         if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
@@ -100,7 +100,7 @@ impl Detector {
     }
 
     /// Follows the troubles that go on behind the one that is told.
-    fn follow_behind(&mut self, channel: &mut Channel, moment: StepContext) -> Vec<Change> {
+    fn follow_behind(&mut self, channel: &mut Channel, moment: StepContext) -> Vec<TroubleChange> {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
             if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
@@ -113,88 +113,88 @@ impl Detector {
     }
 
     /// Whether a trouble is so old that it is what is usual now. That a rank with work stands still never is.
-    fn is_standing(&self, open: &Open, channel: &Channel, moment: StepContext) -> bool {
+    fn is_standing(&self, open: &OpenTrouble, channel: &Channel, moment: StepContext) -> bool {
         // What an agent before this one found is usual once this one has seen enough of it.
         let is_seen = !open.is_unseen && moment.newest - STANDS_FOR >= channel.bins.oldest();
         let now = moment.now;
         // Shares are learned only where no other trouble goes on: told as usual before, it would be found again at once.
         let is_learned = self.open.is_none() && self.behind.is_empty();
         is_seen
-            && (open.incident.factor != Factor::Share || is_learned)
-            && open.incident.factor != Factor::Stuck
-            && now - open.incident.fired > if open.is_young { STANDING_YOUNG } else { STANDING }
+            && (open.trouble.factor != Factor::Share || is_learned)
+            && open.trouble.factor != Factor::Stuck
+            && now - open.trouble.fired > if open.is_young { STANDING_YOUNG } else { STANDING }
     }
 
     /// A trouble is over, or what is usual now.
-    fn close(&mut self, open: Open, channel: &mut Channel, moment: StepContext) -> Change {
+    fn close(&mut self, open: OpenTrouble, channel: &mut Channel, moment: StepContext) -> TroubleChange {
         let StepContext { newest, now, .. } = moment;
-        let Open { incident, test, calm, .. } = open;
+        let OpenTrouble { trouble, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
             self.since = newest + 1;
             if self.behind.is_empty() && self.open.is_none() {
-                channel.takes_shares_for_usual(newest, STANDS_FOR, incident.factor == Factor::Share);
+                channel.takes_shares_for_usual(newest, STANDS_FOR, trouble.factor == Factor::Share);
             }
-            channel.take_for_usual(&incident.ranks, newest, STANDS_FOR);
+            channel.take_for_usual(&trouble.ranks, newest, STANDS_FOR);
             self.standing.begin_anew();
-            let (id, factor) = (incident.id, incident.factor);
-            let rank = incident.ranks.first().copied().unwrap_or_default();
+            let (id, factor) = (trouble.id, trouble.factor);
+            let rank = trouble.ranks.first().copied().unwrap_or_default();
             self.became_usual.push(BecameUsual { id, factor, rank, at: now });
             if self.became_usual.len() > MOST_USUAL {
                 self.became_usual.remove(0);
             }
-            return Change::Standing(incident);
+            return TroubleChange::Standing(trouble);
         }
-        if has_moved_requests(channel, &incident, newest) {
+        if has_moved_requests(channel, &trouble, newest) {
             self.moved_until = now;
         }
         let ended = now - f64::from(calm);
-        self.closed.push(Closed { incident: incident.clone(), test, ended, at: now });
-        Change::Cleared(incident)
+        self.closed.push(ClosedTrouble { trouble: trouble.clone(), test, ended, at: now });
+        TroubleChange::Cleared(trouble)
     }
 
     /// More ranks, or another one, for what is going on.
-    fn blame_again(
+    fn update_blame(
         &self,
-        open: &mut Open,
+        open: &mut OpenTrouble,
         channel: &Channel,
         candidates: &[Candidate],
         moment: StepContext,
-    ) -> Option<Change> {
+    ) -> Option<TroubleChange> {
         let StepContext { newest, now, .. } = moment;
-        let Open { incident, votes, .. } = open;
-        let stuck = candidates.iter().find(|c| c.factor == Factor::Stuck && incident.ranks.contains(&c.rank));
-        if let Some(stuck) = stuck.filter(|_| incident.factor != Factor::Stuck) {
+        let OpenTrouble { trouble, votes, .. } = open;
+        let stuck = candidates.iter().find(|c| c.factor == Factor::Stuck && trouble.ranks.contains(&c.rank));
+        if let Some(stuck) = stuck.filter(|_| trouble.factor != Factor::Stuck) {
             // What departed first came of this.
-            return Some(open.told_anew(self.describe(channel, stuck, moment), stuck.test));
+            return Some(open.reblame(self.describe(channel, stuck, moment), stuck.test));
         }
-        let is_early = now - incident.fired <= REBLAME_WITHIN;
-        let may_move = is_early && incident.reblamed < MOST_REBLAMES;
+        let is_early = now - trouble.fired <= REBLAME_WITHIN;
+        let may_move = is_early && trouble.reblamed < MOST_REBLAMES;
         // It is slow because of what it is sent.
-        let is_sent_more = |c: &&Candidate| c.made_by.is_some() && incident.ranks.contains(&c.rank);
-        let is_told_as_slow = (incident.factor, incident.side) == (Factor::Speed, Side::Low);
+        let is_sent_more = |c: &&Candidate| c.made_by.is_some() && trouble.ranks.contains(&c.rank);
+        let is_told_as_slow = (trouble.factor, trouble.side) == (Factor::Speed, Side::Low);
         if let Some(sent) = candidates.iter().find(is_sent_more).filter(|_| is_told_as_slow && may_move) {
-            return Some(open.told_anew(self.describe(channel, sent, moment), sent.told().1));
+            return Some(open.reblame(self.describe(channel, sent, moment), sent.told().1));
         }
-        let is_another = |c: &&Candidate| c.factor == Factor::Share || !incident.ranks.contains(&c.rank);
+        let is_another = |c: &&Candidate| c.factor == Factor::Share || !trouble.ranks.contains(&c.rank);
         let first = candidates.iter().find(is_another)?;
         let (side, ranks) = match first.factor {
             Factor::Stuck => (Side::Low, vec![first.rank]),
             factor => channel.blame(factor, first.rank, &first.evidence, newest),
         };
-        let fresh: Vec<usize> = ranks.iter().copied().filter(|r| !incident.ranks.contains(r)).collect();
+        let fresh: Vec<usize> = ranks.iter().copied().filter(|r| !trouble.ranks.contains(r)).collect();
         if fresh.is_empty() {
             return None;
         }
         let shares_one = fresh.len() < ranks.len();
         let half = (self.settings.ranks / 2).max(1);
-        let may_join = incident.ranks.len() + fresh.len() <= half;
-        let is_like_it = side == incident.side && first.factor == incident.factor;
+        let may_join = trouble.ranks.len() + fresh.len() <= half;
+        let is_like_it = side == trouble.side && first.factor == trouble.factor;
         // Ranks that depart in the same way at the same time are one trouble, though each is told by itself.
         let departs_too = |c: &Candidate| {
             (c.factor, c.test) == (first.factor, first.test)
                 && c.evidence.side == first.evidence.side
-                && incident.ranks.contains(&c.rank)
+                && trouble.ranks.contains(&c.rank)
         };
         let is_joined = first.factor != Factor::Share && candidates.iter().any(departs_too);
         if is_like_it && (shares_one || is_joined) {
@@ -203,13 +203,13 @@ impl Detector {
                 return None;
             }
             *votes = 0;
-            incident.ranks.extend(fresh);
-            return Some(Change::Joined(incident.clone()));
+            trouble.ranks.extend(fresh);
+            return Some(TroubleChange::Joined(trouble.clone()));
         }
         // Halves explain each other: more requests here were told first, and now the others are known to get none.
-        let is_mirrored = (first.factor, incident.factor) == (Factor::Share, Factor::Share)
-            && (incident.side, side) == (Side::High, Side::Low)
-            && ranks.len() + incident.ranks.len() == self.settings.ranks
+        let is_mirrored = (first.factor, trouble.factor) == (Factor::Share, Factor::Share)
+            && (trouble.side, side) == (Side::High, Side::Low)
+            && ranks.len() + trouble.ranks.len() == self.settings.ranks
             && !shares_one;
         if is_mirrored {
             *votes += 1;
@@ -217,18 +217,18 @@ impl Detector {
                 return None;
             }
             *votes = 0;
-            return Some(open.told_anew(self.describe(channel, first, moment), first.told().1));
+            return Some(open.reblame(self.describe(channel, first, moment), first.told().1));
         }
         *votes = 0;
         let blamed = candidates
             .iter()
-            .filter(|c| incident.ranks.contains(&c.rank))
+            .filter(|c| trouble.ranks.contains(&c.rank))
             .map(|c| c.strength)
             .fold(0.5, f64::max);
         if may_move && !shares_one && first.strength > REBLAME_FACTOR * blamed {
-            return Some(open.told_anew(self.describe(channel, first, moment), first.told().1));
+            return Some(open.reblame(self.describe(channel, first, moment), first.told().1));
         }
-        let is_same = (first.factor, side) == (incident.factor, incident.side);
+        let is_same = (first.factor, side) == (trouble.factor, trouble.side);
         if !is_early
             && may_join
             && is_same
@@ -237,57 +237,57 @@ impl Detector {
             && ranks.len() == 1
             && first.strength > GROSS
         {
-            incident.ranks.extend(fresh);
-            return Some(Change::Joined(incident.clone()));
+            trouble.ranks.extend(fresh);
+            return Some(TroubleChange::Joined(trouble.clone()));
         }
         None
     }
 }
 
-impl Open {
+impl OpenTrouble {
     /// How far it departs now. The same departure shows in ever longer windows the longer it lasts, so what is compared is
     /// as many seconds of it as it was found in. That a rank hangs has no degrees.
     fn note_deviance(&mut self, candidates: &[Candidate]) {
-        let incident = &mut self.incident;
-        if incident.factor == Factor::Stuck {
+        let trouble = &mut self.trouble;
+        if trouble.factor == Factor::Stuck {
             return;
         }
         let of_it = |c: &Candidate| {
             let (factor, test, seen, _) = c.told();
-            let is_it = (factor, test) == (incident.factor, self.test) && incident.ranks.contains(&c.rank);
-            let part = incident.window as f64 / seen.window.max(incident.window).max(1) as f64;
+            let is_it = (factor, test) == (trouble.factor, self.test) && trouble.ranks.contains(&c.rank);
+            let part = trouble.window as f64 / seen.window.max(trouble.window).max(1) as f64;
             is_it.then_some(seen.deviance * part)
         };
         let now = candidates.iter().filter_map(of_it).max_by(f64::total_cmp);
         // What is no candidate departs by less than its bound.
-        incident.deviance = now.unwrap_or(incident.deviance.min(incident.bound));
+        trouble.deviance = now.unwrap_or(trouble.deviance.min(trouble.bound));
     }
 
     /// Another rank or factor is to blame after all: everything that is told of the trouble is of that one.
-    fn told_anew(&mut self, told: Incident, test: Option<usize>) -> Change {
-        let before = &mut self.incident;
+    fn reblame(&mut self, told: Trouble, test: Option<usize>) -> TroubleChange {
+        let before = &mut self.trouble;
         let symptoms = with_symptoms(std::mem::take(&mut before.symptoms), &told.symptoms);
-        self.incident =
-            Incident { id: before.id, fired: before.fired, symptoms, reblamed: before.reblamed + 1, ..told };
+        self.trouble =
+            Trouble { id: before.id, fired: before.fired, symptoms, reblamed: before.reblamed + 1, ..told };
         self.test = test;
-        Change::Reblamed(self.incident.clone())
+        TroubleChange::Reblamed(self.trouble.clone())
     }
 }
 
 /// Whether requests went to other ranks than usual while a trouble went on: they were sent there, or a router took them
 /// away from a rank that was slow, or hung. Where arrivals are only inferred, nobody knows.
-fn has_moved_requests(channel: &Channel, incident: &Incident, newest: i64) -> bool {
+fn has_moved_requests(channel: &Channel, trouble: &Trouble, newest: i64) -> bool {
     let moves = |factor: Factor| matches!(factor, Factor::Share | Factor::Stuck);
-    let is_told = moves(incident.factor) || incident.symptoms.iter().any(|symptom| moves(symptom.factor));
-    let began = incident.onset.map_or(incident.fired - incident.window as f64, |onset| onset.at);
+    let is_told = moves(trouble.factor) || trouble.symptoms.iter().any(|symptom| moves(symptom.factor));
+    let began = trouble.onset.map_or(trouble.fired - trouble.window as f64, |onset| onset.at);
     is_told || channel.is_inferred() || channel.have_shares_moved(began.floor() as i64, newest)
 }
 
-fn note_symptoms(incident: &mut Incident, candidates: &[Candidate], now: f64) {
+fn note_symptoms(trouble: &mut Trouble, candidates: &[Candidate], now: f64) {
     let symptom =
         |c: &Candidate| Symptom { rank: c.rank, factor: c.factor, side: c.evidence.side, seen: now };
     let seen: Vec<Symptom> = candidates.iter().map(symptom).collect();
-    incident.symptoms = with_symptoms(std::mem::take(&mut incident.symptoms), &seen);
+    trouble.symptoms = with_symptoms(std::mem::take(&mut trouble.symptoms), &seen);
 }
 
 /// What departed, in order, each of it once, however often a trouble comes back.

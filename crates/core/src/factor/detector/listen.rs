@@ -6,11 +6,11 @@ use super::{
 use crate::factor::channel::Channel;
 use crate::factor::impact::Load;
 use crate::factor::intake::{ArrivalSpan, InterpretedReading, SURELY_NOT_DONE};
-use crate::factor::observation::{Counters, Gauges, Observation, Reading};
+use crate::factor::observation::{Counters, Gauges, RankReading, Reading};
 
 impl Detector {
     /// Takes in a reading. Readings of one rank and kind come in order. One of an unknown rank is ignored.
-    pub fn observe(&mut self, o: &Observation) {
+    pub fn observe(&mut self, o: &RankReading) {
         if o.rank >= self.settings.ranks || !o.at.is_finite() {
             return;
         }
@@ -60,10 +60,10 @@ impl Detector {
             let surely = self.lines[rank].surely_has(self.stuck.may_end_unseen(at));
             self.loads[rank] = Load { running: load, ..Load::default() };
             self.stuck.moved(rank, at, at, self.may_teach_pause(rank));
-            let pulse = &mut self.stuck.pulses[rank];
-            (pulse.read, pulse.is_dated) = (Some(at), false);
+            let liveness = &mut self.stuck.liveness[rank];
+            (liveness.read, liveness.is_dated) = (Some(at), false);
             // A few requests may have ended since, unseen.
-            pulse.work = if surely >= SURELY_NOT_DONE { load } else { 0.0 };
+            liveness.work = if surely >= SURELY_NOT_DONE { load } else { 0.0 };
         }
     }
 
@@ -83,7 +83,7 @@ impl Detector {
             waiting: gauges.waiting.unwrap_or(0.0),
             kv_usage: gauges.kv_usage.or(self.loads[rank].kv_usage),
         };
-        self.stuck.pulses[rank].work = load.running + load.waiting;
+        self.stuck.liveness[rank].work = load.running + load.waiting;
         self.loads[rank] = load;
         let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
         let moved = match (gauges.stamp, before) {
@@ -97,7 +97,7 @@ impl Detector {
                 let is_idle = gauges.load() < 1.0 && before.as_ref().is_some_and(was_idle);
                 self.stuck.dated(rank, stamp, is_idle && self.may_teach_pause(rank));
             }
-            None => self.stuck.pulses[rank].is_dated = false,
+            None => self.stuck.liveness[rank].is_dated = false,
         }
         if let Some(moved) = moved {
             self.stuck.moved(rank, moved, at, self.may_teach_pause(rank));
@@ -111,7 +111,7 @@ impl Detector {
     /// Whether the pause of `rank` that is under way tells how long a rank with work may stand still: not one of all ranks
     /// (a restart, a window by hand), nor one in which nothing was read of it.
     fn may_teach_pause(&self, rank: usize) -> bool {
-        let moved = self.stuck.pulses[rank].moved;
+        let moved = self.stuck.liveness[rank].moved;
         let was_paused = self.paused.is_some_and(|(_, until)| moved.is_some_and(|moved| moved < until));
         self.open.is_none() && !was_paused && self.stuck.was_read(rank)
     }

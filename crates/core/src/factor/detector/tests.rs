@@ -1,11 +1,11 @@
 use super::*;
-use crate::dice::Dice;
-use crate::factor::observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
+use crate::factor::observation::{Counters, Decode, Gauges, Prefill, RankReading, Reading};
+use crate::test_rng::TestRng;
 
 const SETTINGS: Settings = Settings { ranks: 4, false_alarms_per_day: 1.0 };
 
 /// Plays `seconds` from `from` on: eight requests a second and rank, but `more` times as many on DP2.
-fn play(detector: &mut Detector, from: i64, seconds: i64, more: usize) -> Vec<Change> {
+fn play(detector: &mut Detector, from: i64, seconds: i64, more: usize) -> Vec<TroubleChange> {
     play_cached(detector, from, seconds, more, [0.8; 4])
 }
 
@@ -16,7 +16,7 @@ fn play_cached(
     seconds: i64,
     more: usize,
     cached: [f64; 4],
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     // Who computes more holds more.
     play_held(detector, (from, seconds, more), cached, |rank| 30.0 + 6.0 * (0.8 - cached[rank]).max(0.0))
 }
@@ -27,7 +27,7 @@ fn play_held(
     (from, seconds, more): (i64, i64, usize),
     cached: [f64; 4],
     running: impl Fn(usize) -> f64,
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     for s in from..from + seconds {
         for (rank, cached) in cached.into_iter().enumerate() {
@@ -43,7 +43,7 @@ fn play_held(
                     running: Some(running),
                     queue: Some(0.0),
                 };
-                detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                detector.observe(&RankReading { at, rank, what: Reading::Prefill(line) });
             }
             let line = Decode {
                 running,
@@ -52,7 +52,7 @@ fn play_held(
                 queue: Some(0.0),
                 ..Decode::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.99, rank, what: Reading::Decode(line) });
+            detector.observe(&RankReading { at: s as f64 + 0.99, rank, what: Reading::Decode(line) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
@@ -64,8 +64,8 @@ fn a_redirect_fires_once_names_its_rank_and_clears_when_it_ends() {
     let mut detector = Detector::new(SETTINGS);
     assert_eq!(play(&mut detector, 0, 200, 1), vec![]);
     let changes = play(&mut detector, 200, 30, 4);
-    let fired: Vec<&Incident> =
-        changes.iter().filter(|c| matches!(c, Change::Fired(_))).map(Change::incident).collect();
+    let fired: Vec<&Trouble> =
+        changes.iter().filter(|c| matches!(c, TroubleChange::Fired(_))).map(TroubleChange::trouble).collect();
     assert_eq!(fired.len(), 1);
     assert_eq!(
         (fired[0].factor, fired[0].side, fired[0].ranks.clone()),
@@ -74,7 +74,7 @@ fn a_redirect_fires_once_names_its_rank_and_clears_when_it_ends() {
     let onset = fired[0].onset.unwrap();
     assert!((onset.at - 200.0).abs() <= onset.error && fired[0].fired < 205.0, "{:?}", fired[0]);
     let after = play(&mut detector, 230, 40, 1);
-    assert!(after.iter().any(|c| matches!(c, Change::Cleared(i) if i.id == 1)), "{after:?}");
+    assert!(after.iter().any(|c| matches!(c, TroubleChange::Cleared(i) if i.id == 1)), "{after:?}");
 }
 
 /// Plays `seconds` from `from` on, in each of which `came` says how many requests come to a rank, and each rank takes so
@@ -85,7 +85,7 @@ fn play_paced(
     seconds: i64,
     mut came: impl FnMut(usize) -> usize,
     takes: impl Fn(i64) -> [f64; 4],
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     let mut next = takes(from).map(|times| from as f64 + 0.25 * times);
     for s in from..from + seconds {
@@ -111,7 +111,7 @@ fn play_paced(
                 *next += 0.25 * takes(s)[rank] * (1.0 + 0.1 * (17.0 * *next).sin());
             }
             lines.sort_by(|a, b| a.0.total_cmp(&b.0));
-            lines.into_iter().for_each(|(at, what)| detector.observe(&Observation { at, rank, what }));
+            lines.into_iter().for_each(|(at, what)| detector.observe(&RankReading { at, rank, what }));
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
@@ -124,12 +124,12 @@ fn a_rank_that_becomes_slow_in_the_wake_of_a_redirect_began_when_it_did() {
     let mut detector = Detector::new(SETTINGS);
     assert_eq!(play_paced(&mut detector, 0, 200, even, |_| [1.0; 4]), vec![]);
     let redirect = play_paced(&mut detector, 200, 20, |rank| if rank == 2 { 56 } else { 8 }, |_| [1.0; 4]);
-    assert!(redirect.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{redirect:?}");
+    assert!(redirect.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [2])), "{redirect:?}");
     // What the ranks have in common is busy with what is left of it: DP0 is a little slower, which nobody is told.
     let wake = play_paced(&mut detector, 220, 24, even, |_| [1.15, 1.0, 1.0, 1.0]);
-    assert!(matches!(&wake[..], [Change::Cleared(i)] if i.ranks == [2]), "{wake:?}");
+    assert!(matches!(&wake[..], [TroubleChange::Cleared(i)] if i.ranks == [2]), "{wake:?}");
     let changes = play_paced(&mut detector, 244, 10, even, |_| [3.0, 1.0, 1.0, 1.0]);
-    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((slow.factor, &slow.ranks[..]), (Factor::Speed, &[0][..]));
     let onset = slow.onset.expect("a slow rank has one");
     assert!((onset.at - 244.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
@@ -144,22 +144,22 @@ fn what_a_trouble_has_left_on_its_rank_is_no_part_of_the_next_one() {
     // DP2 still works off what it was sent when DP0 becomes slow.
     let takes = |s| [if s < 244 { 1.0 } else { 3.0 }, 1.0, 1.6, 1.0];
     let changes = play_paced(&mut detector, 220, 36, even, takes);
-    let told: Vec<&[usize]> = changes.iter().map(|c| &c.incident().ranks[..]).collect();
+    let told: Vec<&[usize]> = changes.iter().map(|c| &c.trouble().ranks[..]).collect();
     assert_eq!(told, [&[2][..], &[0]], "one ends, one begins: {changes:?}");
 }
 
 #[test]
 fn a_rank_that_is_slow_under_the_requests_that_it_is_sent_is_told_as_one_that_is_sent_more() {
-    let mut dice = Dice(3);
+    let mut rng = TestRng(3);
     // Each of sixteen comes to a rank with that chance: eight a second and rank, and thirteen to DP3.
     let mut came = |rank: usize, more: f64| {
         let chance = if rank == 3 { more } else { 0.5 };
-        (0..16).filter(|_| dice.uniform() < chance).count()
+        (0..16).filter(|_| rng.uniform() < chance).count()
     };
     let mut detector = Detector::new(SETTINGS);
     assert_eq!(play_paced(&mut detector, 0, 300, |rank| came(rank, 0.5), |_| [1.0; 4]), vec![]);
     let changes = play_paced(&mut detector, 300, 15, |rank| came(rank, 0.85), |_| [1.0, 1.0, 1.0, 1.9]);
-    let told = changes.last().map(Change::incident).expect("it is found");
+    let told = changes.last().map(TroubleChange::trouble).expect("it is found");
     assert_eq!((told.factor, told.side, &told.ranks[..]), (Factor::Share, Side::High, &[3][..]), "{told:?}");
     let onset = told.onset.expect("a share has one");
     assert!((onset.at - 300.0).abs() <= onset.error && onset.error < 5.0, "{onset:?}");
@@ -169,9 +169,9 @@ fn a_rank_that_is_slow_under_the_requests_that_it_is_sent_is_told_as_one_that_is
 #[test]
 fn a_redirect_that_was_there_before_the_agent_ends_without_a_word_and_the_next_one_is_told() {
     let mut detector = Detector::new(SETTINGS);
-    let fired = |changes: Vec<Change>| -> Vec<(Side, Vec<usize>)> {
-        let fired = changes.into_iter().filter(|c| matches!(c, Change::Fired(_)));
-        fired.map(|c| (c.incident().side, c.incident().ranks.clone())).collect()
+    let fired = |changes: Vec<TroubleChange>| -> Vec<(Side, Vec<usize>)> {
+        let fired = changes.into_iter().filter(|c| matches!(c, TroubleChange::Fired(_)));
+        fired.map(|c| (c.trouble().side, c.trouble().ranks.clone())).collect()
     };
     assert_eq!(fired(play(&mut detector, 0, 60, 6)), []);
     assert_eq!(fired(play(&mut detector, 60, 60, 1)), [], "it ends");
@@ -188,7 +188,7 @@ fn a_rank_that_computes_more_and_has_less_to_do_than_its_peers_is_in_no_trouble(
                 if rank == 1 { running } else { 30.0 }
             })
             .iter()
-            .any(|c| matches!(c, Change::Fired(i) if i.ranks == [1]))
+            .any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [1]))
         };
     assert!(told(36.0));
     assert!(!told(24.0), "a router that minds the cache sends it sessions because it is free");
@@ -203,7 +203,7 @@ fn what_other_ranks_compute_anew_after_a_redirect_is_its_wake() {
         play(&mut detector, 200, trouble, 4);
         play(&mut detector, 200 + trouble, 90, 1);
         let changes = play_cached(&mut detector, 290 + trouble, 20, 1, cold);
-        changes.into_iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![1]))
+        changes.into_iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == vec![1]))
     };
     assert!(after(0), "without a trouble before it is told");
     assert!(!after(30), "sessions come back to a rank whose cache has forgotten them");
@@ -216,19 +216,19 @@ fn what_was_learned_survives_a_restart() {
     let mut after = Detector::restored(SETTINGS, before.saved(), 400.0);
     assert_eq!(after.bounds(), before.bounds());
     assert_eq!(play(&mut after, 400, 20, 1), vec![]);
-    assert!(play(&mut after, 420, 10, 4).iter().any(|c| matches!(c, Change::Fired(_))));
+    assert!(play(&mut after, 420, 10, 4).iter().any(|c| matches!(c, TroubleChange::Fired(_))));
 }
 
 #[test]
 fn readings_of_ranks_that_do_not_exist_are_ignored() {
     let mut detector = Detector::new(SETTINGS);
-    detector.observe(&Observation { at: 1.0, rank: 9, what: Reading::Gauges(Gauges::default()) });
+    detector.observe(&RankReading { at: 1.0, rank: 9, what: Reading::Gauges(Gauges::default()) });
     assert_eq!(detector.step(2.0), vec![]);
 }
 
 /// Gauges of four ranks, polled every `interval` seconds from `from` on: each runs about 30 requests, DP2
 /// gets `more` a second that stay.
-fn poll(detector: &mut Detector, from: f64, polls: usize, interval: f64, more: f64) -> Vec<Change> {
+fn poll(detector: &mut Detector, from: f64, polls: usize, interval: f64, more: f64) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     let mut second = from.ceil();
     for i in 0..polls {
@@ -248,7 +248,7 @@ fn poll(detector: &mut Detector, from: f64, polls: usize, interval: f64, more: f
                 stamp: Some(at - 0.02),
                 ..Gauges::default()
             };
-            detector.observe(&Observation { at, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at, rank, what: Reading::Gauges(gauges) });
         }
     }
     changes
@@ -259,7 +259,10 @@ fn a_rank_that_fills_up_is_told_though_its_server_is_polled_every_five_seconds()
     let mut detector = Detector::new(SETTINGS);
     assert_eq!(poll(&mut detector, 0.4, 120, 5.0, 0.0), vec![]);
     let changes = poll(&mut detector, 600.4, 6, 5.0, 12.0);
-    assert!(changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![2])), "{changes:?}");
+    assert!(
+        changes.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == vec![2])),
+        "{changes:?}"
+    );
 }
 
 #[test]
@@ -268,7 +271,8 @@ fn a_trouble_is_told_wherever_in_a_second_a_server_is_polled() {
         let mut detector = Detector::new(SETTINGS);
         assert_eq!(poll(&mut detector, begins, 300, 1.0, 0.0), vec![]);
         let changes = poll(&mut detector, 300.0 + begins, 30, 1.0, 12.0);
-        let told = changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2] && i.fired < 315.0));
+        let told =
+            changes.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [2] && i.fired < 315.0));
         assert!(told, "polled {begins} s after each full second: {changes:?}");
     }
 }
@@ -295,12 +299,14 @@ fn by_gauges_alone_a_trouble_goes_on_as_long_as_its_load_departs() {
                 stamp: Some(s as f64 + 0.38),
                 ..Gauges::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
         }
         changes.extend(detector.step(s as f64 + 1.05).into_iter().map(|c| (s, c)));
     }
-    let told: Vec<(i64, &Change)> = changes.iter().map(|(s, c)| (*s, c)).collect();
-    let [(_, Change::Fired(found)), (over, Change::Cleared(_))] = told[..] else { panic!("{told:?}") };
+    let told: Vec<(i64, &TroubleChange)> = changes.iter().map(|(s, c)| (*s, c)).collect();
+    let [(_, TroubleChange::Fired(found)), (over, TroubleChange::Cleared(_))] = told[..] else {
+        panic!("{told:?}")
+    };
     assert_eq!(found.ranks, [2]);
     assert!((440..475).contains(&over), "{over}");
 }
@@ -324,7 +330,7 @@ fn a_firing_that_was_noise_raises_the_bound_of_its_test_and_what_was_said_can_be
     play(&mut detector, 0, 200, 1);
     let fired = play(&mut detector, 200, 30, 4);
     let told =
-        fired.iter().find(|c| matches!(c, Change::Fired(_))).map(|c| c.incident().fired + 1.0).unwrap();
+        fired.iter().find(|c| matches!(c, TroubleChange::Fired(_))).map(|c| c.trouble().fired + 1.0).unwrap();
     let noise = detector.mark(told, Mark::Noise, told).unwrap();
     assert!(noise.after > 1.05 * noise.before, "{noise:?}");
     assert_eq!(detector.mark(told, Mark::Noise, told).unwrap().after, noise.after, "said twice, taught once");
@@ -350,13 +356,13 @@ fn a_rank_that_hangs_is_told_once_and_as_one_that_hangs() {
                     queue: Some(0.0),
                     ..Decode::default()
                 };
-                detector.observe(&Observation { at: s as f64 + part, rank, what: Reading::Decode(line) });
+                detector.observe(&RankReading { at: s as f64 + part, rank, what: Reading::Decode(line) });
             }
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
     let told: Vec<(Factor, Vec<usize>)> =
-        changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+        changes.iter().map(|c| (c.trouble().factor, c.trouble().ranks.clone())).collect();
     assert_eq!(told, [(Factor::Stuck, vec![2])], "{changes:?}");
 }
 
@@ -375,14 +381,14 @@ fn a_rank_that_hangs_is_found_though_two_sources_tell_its_gauges_in_turns() {
                 stamp: Some(stamp),
                 ..Gauges::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
+            detector.observe(&RankReading { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
             // A metrics page tells more of the same, and not when it was true.
             let page = Gauges { stamp: None, kv_usage: Some(0.3), ..dated };
-            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Gauges(page) });
+            detector.observe(&RankReading { at: s as f64 + 0.8, rank, what: Reading::Gauges(page) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
-    let [Change::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((found.factor, &found.ranks[..]), (Factor::Stuck, &[1][..]));
     assert!(found.fired < 66.0, "{found:?}");
     let onset = found.onset.expect("a rank that hangs has one");
@@ -403,11 +409,11 @@ fn an_idle_rank_is_not_missed_once_nothing_dates_its_numbers_any_more() {
                 stamp: (s < 100).then_some(s as f64 + 0.4),
                 ..Gauges::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
-    let stuck = changes.iter().filter(|change| change.incident().factor == Factor::Stuck);
+    let stuck = changes.iter().filter(|change| change.trouble().factor == Factor::Stuck);
     assert_eq!(stuck.count(), 0, "{changes:?}");
 }
 
@@ -445,7 +451,7 @@ fn on_an_unknown_server_a_rank_is_slow_sooner_by_several_reports_than_by_one_tha
 
 #[test]
 fn in_a_burst_a_rank_whose_line_is_still_to_come_is_not_blamed() {
-    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(9));
+    let (mut detector, mut rng) = (Detector::new(SETTINGS), TestRng(9));
     let mut changes = Vec::new();
     let mut came = [0.0; 4];
     for ms in 0..606_000_u32 {
@@ -453,14 +459,14 @@ fn in_a_burst_a_rank_whose_line_is_still_to_come_is_not_blamed() {
         // Eight requests a second and rank, and in the end a thousand for half a second.
         let chance = if (600_600..601_100).contains(&ms) { 0.95 } else { 0.008 };
         for (rank, came) in came.iter_mut().enumerate() {
-            *came += f64::from(u8::from(dice.uniform() < chance));
+            *came += f64::from(u8::from(rng.uniform() < chance));
             // Batches of prompts take a third of a second, and each is told when it begins.
             let begins = (ms + 87 * rank as u32).is_multiple_of(350);
             if begins && *came > 0.0 {
                 let line = Prefill { new_seqs: *came, new_tokens: 500.0 * *came, ..Prefill::default() };
                 let line =
                     Prefill { cached_tokens: Some(0.0), running: Some(30.0), queue: Some(0.0), ..line };
-                detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                detector.observe(&RankReading { at, rank, what: Reading::Prefill(line) });
                 *came = 0.0;
             }
         }
@@ -475,7 +481,7 @@ fn in_a_burst_a_rank_whose_line_is_still_to_come_is_not_blamed() {
 /// each, and a request stays `stay(rank, second)` seconds on the mean.
 struct Light {
     detector: Detector,
-    dice: Dice,
+    rng: TestRng,
     held: [Vec<f64>; 2],
     next: [f64; 2],
 }
@@ -483,11 +489,11 @@ struct Light {
 impl Light {
     fn new(seed: u64) -> Self {
         let detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
-        Self { detector, dice: Dice(seed), held: [const { Vec::new() }; 2], next: [0.0; 2] }
+        Self { detector, rng: TestRng(seed), held: [const { Vec::new() }; 2], next: [0.0; 2] }
     }
 
     fn waited(&mut self, mean: f64) -> f64 {
-        -mean * self.dice.uniform().max(1e-9).ln()
+        -mean * self.rng.uniform().max(1e-9).ln()
     }
 
     fn play(
@@ -497,7 +503,7 @@ impl Light {
         rate: f64,
         stay: impl Fn(usize) -> f64,
         tokens: impl Fn(usize) -> f64,
-    ) -> Vec<Change> {
+    ) -> Vec<TroubleChange> {
         let mut changes = Vec::new();
         for s in from..until {
             for rank in 0..2 {
@@ -505,10 +511,10 @@ impl Light {
                     let at = self.next[rank].max(s as f64);
                     self.held[rank].retain(|end| *end > at);
                     let running = Some(self.held[rank].len() as f64);
-                    let new_tokens = tokens(rank) * (0.5 + self.dice.uniform());
+                    let new_tokens = tokens(rank) * (0.5 + self.rng.uniform());
                     let line = Prefill { new_seqs: 1.0, new_tokens, ..Prefill::default() };
                     let line = Prefill { cached_tokens: Some(300.0), running, queue: Some(0.0), ..line };
-                    self.detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                    self.detector.observe(&RankReading { at, rank, what: Reading::Prefill(line) });
                     let stays = self.waited(stay(rank));
                     self.held[rank].push(at + stays);
                     self.next[rank] = at + self.waited(1.0 / rate);
@@ -527,14 +533,14 @@ fn a_rank_that_is_idle_most_of_the_time_and_becomes_slow_is_told_by_how_long_req
         assert_eq!(server.play(0, 120, 5.0, |_| 0.2, |_| 100.0), vec![]);
         let slow = |rank| if rank == 1 { 2.0 } else { 0.2 };
         let changes = server.play(120, 145, 5.0, slow, |_| 100.0);
-        let [Change::Fired(found)] = &changes[..] else { panic!("seed {seed}: {changes:?}") };
+        let [TroubleChange::Fired(found)] = &changes[..] else { panic!("seed {seed}: {changes:?}") };
         assert_eq!((found.factor, found.side, &found.ranks[..]), (Factor::Speed, Side::Low, &[1][..]));
         assert!(found.effect.is_none(), "how much slower it is, is not known: {found:?}");
         assert!(found.fired < 140.0, "{found:?}");
         let onset = found.onset.expect("it is known since when");
         assert!((onset.at - 120.0).abs() <= onset.error && onset.error < 15.0, "seed {seed}: {onset:?}");
         let after = server.play(145, 165, 5.0, |_| 0.2, |_| 100.0);
-        assert!(matches!(&after[..], [Change::Cleared(_)]), "seed {seed}: {after:?}");
+        assert!(matches!(&after[..], [TroubleChange::Cleared(_)]), "seed {seed}: {after:?}");
     }
 }
 
@@ -552,7 +558,7 @@ fn requests_that_stay_longer_because_they_are_heavier_are_told_as_heavier() {
     server.play(0, 120, 5.0, |_| 0.2, |_| 100.0);
     let heavy = |rank| if rank == 1 { 2.0 } else { 0.2 };
     let changes = server.play(120, 145, 5.0, heavy, |rank| if rank == 1 { 1_000.0 } else { 100.0 });
-    let told: Vec<_> = changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+    let told: Vec<_> = changes.iter().map(|c| (c.trouble().factor, c.trouble().ranks.clone())).collect();
     assert_eq!(told, [(Factor::Work, vec![1])], "{changes:?}");
 }
 
@@ -573,12 +579,12 @@ fn of_two_ranks_the_one_that_gets_nothing_is_blamed_once_that_is_no_chance_and_e
                     let new_tokens = 300.0 + ((s * 7 + i as i64 * 3) % 11) as f64;
                     let line = Prefill { new_seqs: 1.0, new_tokens, ..Prefill::default() };
                     let line = Prefill { running: Some(30.0), queue: Some(0.0), ..line };
-                    detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                    detector.observe(&RankReading { at, rank, what: Reading::Prefill(line) });
                 }
             }
             changes.extend(detector.step(s as f64 + 1.05));
         }
-        let last = changes.last().map(Change::incident).expect("it is told");
+        let last = changes.last().map(TroubleChange::trouble).expect("it is told");
         assert_eq!((last.id, last.factor), (1, Factor::Share), "{changes:?}");
         (last.side, last.ranks.clone())
     };
@@ -593,11 +599,11 @@ fn more_computed_tokens_after_a_slow_rank_are_told_unless_a_router_took_its_requ
         play_paced(&mut detector, 0, 200, |_| 8, |_| [1.0; 4]);
         let came = |rank| if rank == 0 { while_slow } else { 8 };
         let slow = play_paced(&mut detector, 200, 20, came, |_| [4.0, 1.0, 1.0, 1.0]);
-        assert!(matches!(&slow[..], [Change::Fired(i)] if i.factor == Factor::Speed), "{slow:?}");
+        assert!(matches!(&slow[..], [TroubleChange::Fired(i)] if i.factor == Factor::Speed), "{slow:?}");
         let after = play_paced(&mut detector, 220, 50, |_| 8, |_| [1.0; 4]);
-        assert!(matches!(&after[..], [Change::Cleared(_)]), "{after:?}");
+        assert!(matches!(&after[..], [TroubleChange::Cleared(_)]), "{after:?}");
         let changes = play_cached(&mut detector, 270, 20, 1, [0.8, 0.2, 0.8, 0.8]);
-        changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [1]))
+        changes.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [1]))
     };
     assert!(is_told(8));
     assert!(!is_told(6), "those that went elsewhere come back to a cache that has forgotten them");
@@ -631,9 +637,9 @@ fn a_rank_that_becomes_slow_while_a_redirect_goes_on_began_when_it_did() {
     play_paced(&mut detector, 0, 200, even, |_| [1.0; 4]);
     let more = |rank| if rank == 2 { 56 } else { 8 };
     let redirect = play_paced(&mut detector, 200, 40, more, |_| [1.15, 1.0, 1.0, 1.0]);
-    assert!(matches!(&redirect[..], [Change::Fired(i)] if i.ranks == [2]), "{redirect:?}");
+    assert!(matches!(&redirect[..], [TroubleChange::Fired(i)] if i.ranks == [2]), "{redirect:?}");
     let changes = play_paced(&mut detector, 240, 16, more, |_| [3.0, 1.0, 1.0, 1.0]);
-    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((slow.factor, &slow.ranks[..]), (Factor::Speed, &[0][..]));
     let onset = slow.onset.expect("a slow rank has one");
     assert!((onset.at - 240.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
@@ -645,7 +651,7 @@ fn poll_reports(
     detector: &mut Detector,
     (from, seconds): (i64, i64),
     throughput: impl Fn(i64, usize) -> Option<f64>,
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     for s in from..from + seconds {
         for rank in 0..4usize {
@@ -658,7 +664,7 @@ fn poll_reports(
                 stamp: Some(moved as f64 + 0.38),
                 ..Gauges::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
@@ -693,7 +699,7 @@ fn a_rank_that_goes_on_slowly_after_all_stood_still_is_told_as_before() {
         (_, 2) if s >= 308 => Some(report_of(s, rank, 3.0)),
         _ => Some(report_of(s, rank, 1.0)),
     });
-    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((slow.factor, slow.side, &slow.ranks[..]), (Factor::Speed, Side::Low, &[2][..]));
     assert!(slow.fired < 318.0, "{slow:?}");
 }
@@ -704,9 +710,9 @@ fn sent_beside_a_slow_rank(came: [usize; 4]) -> Vec<(Factor, Vec<usize>)> {
     let slow = |_| [1.0, 1.0, 1.7, 1.0];
     play_paced(&mut detector, 0, 200, |_| 8, |_| [1.0; 4]);
     let mut changes = play_paced(&mut detector, 200, 7, |_| 8, slow);
-    assert!(matches!(&changes[..], [Change::Fired(i)] if i.ranks == [2]), "{changes:?}");
+    assert!(matches!(&changes[..], [TroubleChange::Fired(i)] if i.ranks == [2]), "{changes:?}");
     changes.extend(play_paced(&mut detector, 207, 20, |rank| came[rank], slow));
-    let fired = changes.iter().filter(|c| matches!(c, Change::Fired(_))).map(Change::incident);
+    let fired = changes.iter().filter(|c| matches!(c, TroubleChange::Fired(_))).map(TroubleChange::trouble);
     fired.map(|i| (i.factor, i.ranks.clone())).collect()
 }
 
@@ -740,11 +746,11 @@ fn a_few_requests_that_hold_many_tokens_are_no_trouble_while_their_rank_holds_no
                     stamp: Some(s as f64 + 0.38),
                     ..Gauges::default()
                 };
-                detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+                detector.observe(&RankReading { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
             }
             changes.extend(detector.step(s as f64 + 1.05));
         }
-        let is_it = |c: &Change| matches!(c, Change::Fired(i) if i.factor == Factor::Work && i.ranks == [2]);
+        let is_it = |c: &TroubleChange| matches!(c, TroubleChange::Fired(i) if i.factor == Factor::Work && i.ranks == [2]);
         changes.iter().any(is_it)
     };
     assert!(told(30.0));
@@ -757,7 +763,7 @@ fn poll_pages_and_reports(
     detector: &mut Detector,
     seconds: std::ops::Range<i64>,
     hangs_from: i64,
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     for s in seconds {
         for rank in 0..4usize {
@@ -772,8 +778,8 @@ fn poll_pages_and_reports(
                 steps: Some(7e5 + 40.0 * done),
                 ..Counters::default()
             };
-            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
-            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Counters(reported) });
+            detector.observe(&RankReading { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
+            detector.observe(&RankReading { at: s as f64 + 0.5, rank, what: Reading::Counters(reported) });
             let page = Counters {
                 admissions: Some(8.0 * done),
                 computed_tokens: Some(4_000.0 * (done - 1.0)),
@@ -781,8 +787,8 @@ fn poll_pages_and_reports(
                 prefill_steps: Some(3e5 + 8.0 * done),
                 ..reported
             };
-            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Gauges(gauges) });
-            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Counters(page) });
+            detector.observe(&RankReading { at: s as f64 + 0.8, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at: s as f64 + 0.8, rank, what: Reading::Counters(page) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
     }
@@ -798,7 +804,7 @@ fn a_rank_that_hangs_is_found_though_two_sources_count_what_it_does_in_turns() {
     let needed: f64 = cost.expect("a hundred seconds teach it").iter().zip(second).map(|(c, n)| c * n).sum();
     assert!((0.8..1.25).contains(&needed), "a second's work takes a second: {needed}");
     let changes = poll_pages_and_reports(&mut detector, 100..120, 100);
-    let [Change::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((found.factor, &found.ranks[..]), (Factor::Stuck, &[1][..]));
     assert!(found.fired < 107.0, "{found:?}");
 }
@@ -809,10 +815,10 @@ fn what_hurts_is_measured_by_the_source_that_is_followed() {
     for (rank, running) in [20.0, 300.0, 20.0, 20.0].into_iter().enumerate() {
         let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
         let dated = Gauges { stamp: Some(0.9), ..gauges };
-        detector.observe(&Observation { at: 1.0, rank, what: Reading::Gauges(dated) });
+        detector.observe(&RankReading { at: 1.0, rank, what: Reading::Gauges(dated) });
         // A page of a server that renews it seldom.
         let page = Gauges { running: Some(20.0), ..gauges };
-        detector.observe(&Observation { at: 1.5, rank, what: Reading::Gauges(page) });
+        detector.observe(&RankReading { at: 1.5, rank, what: Reading::Gauges(page) });
     }
     let loads: Vec<f64> = detector.loads.iter().map(|load| load.running).collect();
     assert_eq!(loads, [20.0, 300.0, 20.0, 20.0]);
@@ -820,21 +826,23 @@ fn what_hurts_is_measured_by_the_source_that_is_followed() {
 
 #[test]
 fn what_has_gone_on_for_a_quarter_of_an_hour_is_usual_and_not_told_again() {
-    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
+    let (mut detector, mut rng) = (Detector::new(SETTINGS), TestRng(5));
     let mut play = |from: i64, seconds: i64, more: usize| {
-        let came = |rank| (4 + (9.0 * dice.uniform()) as usize) * if rank == 2 { more } else { 1 };
+        let came = |rank| (4 + (9.0 * rng.uniform()) as usize) * if rank == 2 { more } else { 1 };
         play_paced(&mut detector, from, seconds, came, |_| [1.0; 4])
     };
     play(0, 200, 1);
     let changes = play(200, 1500, 3);
-    let [Change::Fired(fired), .., Change::Standing(stands)] = &changes[..] else { panic!("{changes:?}") };
+    let [TroubleChange::Fired(fired), .., TroubleChange::Standing(stands)] = &changes[..] else {
+        panic!("{changes:?}")
+    };
     assert_eq!((fired.id, stands.id), (1, 1));
-    assert_eq!(changes.iter().filter(|c| matches!(c, Change::Fired(_))).count(), 1, "{changes:?}");
+    assert_eq!(changes.iter().filter(|c| matches!(c, TroubleChange::Fired(_))).count(), 1, "{changes:?}");
     // The way back is the end of it, and no trouble either; the next one is.
     let back = play(1700, 300, 1);
-    assert!(back.iter().all(|c| !matches!(c, Change::Fired(_))), "{back:?}");
+    assert!(back.iter().all(|c| !matches!(c, TroubleChange::Fired(_))), "{back:?}");
     let again = play(2000, 30, 3);
-    assert!(again.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{again:?}");
+    assert!(again.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [2])), "{again:?}");
 }
 
 #[test]
@@ -866,7 +874,7 @@ impl Vllm {
         detector: &mut Detector,
         seconds: std::ops::Range<i64>,
         cached: [f64; 4],
-    ) -> Vec<Change> {
+    ) -> Vec<TroubleChange> {
         let mut changes = Vec::new();
         for s in seconds {
             for (rank, cached) in cached.into_iter().enumerate() {
@@ -884,8 +892,8 @@ impl Vllm {
                     ..Counters::default()
                 };
                 let at = s as f64 + 0.5;
-                detector.observe(&Observation { at, rank, what: Reading::Gauges(gauges) });
-                detector.observe(&Observation { at, rank, what: Reading::Counters(counters) });
+                detector.observe(&RankReading { at, rank, what: Reading::Gauges(gauges) });
+                detector.observe(&RankReading { at, rank, what: Reading::Counters(counters) });
             }
             changes.extend(detector.step(s as f64 + 1.05));
         }
@@ -899,7 +907,7 @@ fn where_all_prompt_tokens_are_counted_an_engine_whose_cache_is_lost_is_told_and
         let (mut detector, mut vllm) = (Detector::new(SETTINGS), Vllm::default());
         assert_eq!(vllm.play(&mut detector, 0..300, [before; 4]), vec![]);
         let changes = vllm.play(&mut detector, 300..330, [before, then, before, before]);
-        changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect::<Vec<_>>()
+        changes.iter().map(|c| (c.trouble().factor, c.trouble().ranks.clone())).collect::<Vec<_>>()
     };
     assert_eq!(after(0.8, 0.0), [(Factor::Work, vec![1])]);
     assert_eq!(after(0.0, 0.8), []);
@@ -912,7 +920,7 @@ fn an_outage_or_a_restart_of_all_ranks_is_no_pause_that_a_rank_with_work_makes()
         for rank in (0..4usize).filter(|_| !(100..110).contains(&s)) {
             let running = 30.0 + ((s as usize * 7 + rank * 3) % 5) as f64;
             let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
-            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
+            detector.observe(&RankReading { at: s as f64 + 0.5, rank, what: Reading::Gauges(gauges) });
         }
         detector.step(s as f64 + 1.05);
     }
@@ -930,33 +938,35 @@ fn told_of(
     from: i64,
     seconds: i64,
     came: [usize; 4],
-    dice: &mut Dice,
-) -> Vec<Change> {
+    rng: &mut TestRng,
+) -> Vec<TroubleChange> {
     // Of each twenty about so many come in a second.
-    let one = |rank: usize| (0..2 * came[rank]).filter(|_| dice.uniform() < 0.5).count();
+    let one = |rank: usize| (0..2 * came[rank]).filter(|_| rng.uniform() < 0.5).count();
     play_paced(detector, from, seconds, one, |_| [1.0; 4])
 }
 
 #[test]
 fn a_rank_that_has_had_more_than_the_others_for_long_and_loses_it_is_told() {
-    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
-    let uneven = told_of(&mut detector, 0, 2_400, [16, 8, 8, 8], &mut dice);
+    let (mut detector, mut rng) = (Detector::new(SETTINGS), TestRng(5));
+    let uneven = told_of(&mut detector, 0, 2_400, [16, 8, 8, 8], &mut rng);
     assert_eq!(uneven, vec![]);
-    let changes = told_of(&mut detector, 2_400, 30, [8, 8, 8, 8], &mut dice);
-    let told: Vec<_> = changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+    let changes = told_of(&mut detector, 2_400, 30, [8, 8, 8, 8], &mut rng);
+    let told: Vec<_> = changes.iter().map(|c| (c.trouble().factor, c.trouble().ranks.clone())).collect();
     assert_eq!(told, [(Factor::Share, vec![0])], "{changes:?}");
 }
 
 #[test]
 fn a_mild_redirect_that_has_become_usual_ends_without_a_new_trouble() {
-    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(5));
-    assert_eq!(told_of(&mut detector, 0, 600, [10; 4], &mut dice), vec![]);
-    let changes = told_of(&mut detector, 600, 1_300, [10, 10, 14, 10], &mut dice);
-    let [Change::Fired(_), .., Change::Standing(_)] = &changes[..] else { panic!("{changes:?}") };
-    let back = told_of(&mut detector, 1_900, 400, [10; 4], &mut dice);
-    assert!(back.iter().all(|c| !matches!(c, Change::Fired(_))), "{back:?}");
-    let again = told_of(&mut detector, 2_300, 60, [10, 10, 20, 10], &mut dice);
-    assert!(again.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{again:?}");
+    let (mut detector, mut rng) = (Detector::new(SETTINGS), TestRng(5));
+    assert_eq!(told_of(&mut detector, 0, 600, [10; 4], &mut rng), vec![]);
+    let changes = told_of(&mut detector, 600, 1_300, [10, 10, 14, 10], &mut rng);
+    let [TroubleChange::Fired(_), .., TroubleChange::Standing(_)] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    let back = told_of(&mut detector, 1_900, 400, [10; 4], &mut rng);
+    assert!(back.iter().all(|c| !matches!(c, TroubleChange::Fired(_))), "{back:?}");
+    let again = told_of(&mut detector, 2_300, 60, [10, 10, 20, 10], &mut rng);
+    assert!(again.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [2])), "{again:?}");
 }
 
 /// Plays lines of four ranks that decode all the while with thirty requests, each second's four lines of a rank. Those for
@@ -966,7 +976,7 @@ fn play_waves(
     detector: &mut Detector,
     seconds: std::ops::Range<i64>,
     hangs: impl Fn(usize) -> bool,
-) -> Vec<Change> {
+) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     let decode = |running| {
         let line = Decode { running, tokens: Some(2e4), queue: Some(0.0), ..Decode::default() };
@@ -975,15 +985,15 @@ fn play_waves(
     for s in seconds {
         for rank in (0..4).filter(|rank| *rank != 1 && !hangs(*rank)) {
             for part in [0.1, 0.35, 0.6, 0.85] {
-                detector.observe(&Observation { at: s as f64 + part, rank, what: decode(30.0) });
+                detector.observe(&RankReading { at: s as f64 + part, rank, what: decode(30.0) });
             }
         }
         if s % 10 == 3 {
             let line = Prefill { new_seqs: 12.0, new_tokens: 3_000.0, ..Prefill::default() };
             let line = Prefill { running: Some(0.0), queue: Some(0.0), ..line };
-            detector.observe(&Observation { at: s as f64 + 0.2, rank: 1, what: Reading::Prefill(line) });
+            detector.observe(&RankReading { at: s as f64 + 0.2, rank: 1, what: Reading::Prefill(line) });
             if matches!(s / 10 % 5, 2 | 4) {
-                detector.observe(&Observation { at: s as f64 + 0.5, rank: 1, what: decode(12.0) });
+                detector.observe(&RankReading { at: s as f64 + 0.5, rank: 1, what: decode(12.0) });
             }
         }
         changes.extend(detector.step(s as f64 + 1.05));
@@ -994,12 +1004,12 @@ fn play_waves(
 #[test]
 fn by_log_a_rank_that_has_finished_short_answers_does_not_hang_and_one_with_long_ones_does() {
     let mut detector = Detector::new(SETTINGS);
-    let is_stuck = |c: &Change| c.incident().factor == Factor::Stuck;
+    let is_stuck = |c: &TroubleChange| c.trouble().factor == Factor::Stuck;
     let changes = play_waves(&mut detector, 0..300, |_| false);
     assert!(!changes.iter().any(is_stuck), "{changes:?}");
     assert_eq!(detector.stuck.patience(), 3.5);
     let changes = play_waves(&mut detector, 300..320, |rank| rank == 2);
-    let found = changes.iter().find(|c| is_stuck(c)).expect("it hangs").incident();
+    let found = changes.iter().find(|c| is_stuck(c)).expect("it hangs").trouble();
     assert!(found.ranks == [2] && found.fired < 306.0, "{found:?}");
 }
 
@@ -1027,9 +1037,9 @@ fn chance_that_moves_one_rank_and_then_another_is_no_trouble() {
 
 #[test]
 fn a_rank_that_becomes_much_slower_while_a_mild_redirect_goes_on_elsewhere_is_told() {
-    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(7));
+    let (mut detector, mut rng) = (Detector::new(SETTINGS), TestRng(7));
     let mut play = |detector: &mut Detector, from: i64, seconds: i64, more: usize, slow: f64| {
-        let came = |rank| (0..2 * if rank == 1 { more } else { 10 }).filter(|_| dice.uniform() < 0.5).count();
+        let came = |rank| (0..2 * if rank == 1 { more } else { 10 }).filter(|_| rng.uniform() < 0.5).count();
         play_paced(detector, from, seconds, came, |_| [1.0, 1.0, 1.0, slow])
     };
     assert_eq!(play(&mut detector, 0, 400, 10, 1.0), vec![]);
@@ -1042,14 +1052,14 @@ fn a_rank_that_becomes_much_slower_while_a_mild_redirect_goes_on_elsewhere_is_to
     // DP3 becomes slow when the blame still may move, and is seen when it may not any more.
     play(&mut detector, s, 11, 15, 1.0);
     let changes = play(&mut detector, s + 11, 20, 15, 3.0);
-    let found = changes.iter().find(|c| matches!(c, Change::Fired(_) | Change::Joined(_)));
-    let found = found.expect("it is told").incident();
+    let found = changes.iter().find(|c| matches!(c, TroubleChange::Fired(_) | TroubleChange::Joined(_)));
+    let found = found.expect("it is told").trouble();
     assert!(found.factor == Factor::Speed && found.ranks == [3], "{changes:?}");
 }
 
 mod ends;
 /// Plays `seconds` of two ranks to which so many requests come a second.
-fn play_two(detector: &mut Detector, seconds: std::ops::Range<i64>, came: [usize; 2]) -> Vec<Change> {
+fn play_two(detector: &mut Detector, seconds: std::ops::Range<i64>, came: [usize; 2]) -> Vec<TroubleChange> {
     let mut changes = Vec::new();
     for s in seconds {
         for (rank, n) in came.into_iter().enumerate() {
@@ -1058,7 +1068,7 @@ fn play_two(detector: &mut Detector, seconds: std::ops::Range<i64>, came: [usize
                 let line =
                     Prefill { new_seqs: 1.0, new_tokens: tokens, queue: Some(0.0), ..Prefill::default() };
                 let what = Reading::Prefill(Prefill { running: Some(20.0), ..line });
-                detector.observe(&Observation { at: s as f64 + (i as f64 + 0.5) / n as f64, rank, what });
+                detector.observe(&RankReading { at: s as f64 + (i as f64 + 0.5) / n as f64, rank, what });
             }
         }
         changes.extend(detector.step(s as f64 + 1.05));
@@ -1075,13 +1085,13 @@ fn a_skew_that_is_over_before_a_young_server_could_be_judged_teaches_nobody_that
         play_two(&mut detector, begins.max(15)..27, skewed);
         assert_eq!(play_two(&mut detector, 27..80, even), vec![], "{begins}");
         let again = play_two(&mut detector, 80..98, skewed);
-        let is_told = again.iter().any(|c| matches!(c, Change::Fired(i) if i.factor == Factor::Share));
+        let is_told = again.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.factor == Factor::Share));
         assert!(is_told, "{begins}: {again:?}");
     }
 }
 
 /// Pages of four ranks as an engine shows them that dates nothing: how many run, and what was counted.
-fn page_of(at: f64, rank: usize, running: f64, admitted: f64) -> [Observation; 2] {
+fn page_of(at: f64, rank: usize, running: f64, admitted: f64) -> [RankReading; 2] {
     let gauges = Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
     let counters = Counters {
         admissions: Some(admitted),
@@ -1089,7 +1099,7 @@ fn page_of(at: f64, rank: usize, running: f64, admitted: f64) -> [Observation; 2
         prompt_tokens: Some(300.0 * admitted),
         ..Counters::default()
     };
-    [Reading::Gauges(gauges), Reading::Counters(counters)].map(|what| Observation { at, rank, what })
+    [Reading::Gauges(gauges), Reading::Counters(counters)].map(|what| RankReading { at, rank, what })
 }
 
 #[test]
@@ -1117,6 +1127,6 @@ fn a_trouble_is_over_when_its_server_has_nothing_to_do_any_more() {
         }
         changes.extend(detector.step(s as f64 + 1.05).into_iter().map(|c| (s, c)));
     }
-    assert!(matches!(&changes[0], (200..215, Change::Fired(i)) if i.ranks == [2]), "{changes:?}");
-    assert!(matches!(&changes[1], (215..245, Change::Cleared(_))), "{changes:?}");
+    assert!(matches!(&changes[0], (200..215, TroubleChange::Fired(i)) if i.ranks == [2]), "{changes:?}");
+    assert!(matches!(&changes[1], (215..245, TroubleChange::Cleared(_))), "{changes:?}");
 }

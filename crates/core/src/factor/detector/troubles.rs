@@ -14,9 +14,9 @@ use super::{
 };
 use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SHARE, SPEED, TESTS, WORK};
 use crate::factor::evidence::{Factor, Side, WINDOWS};
-use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
 use crate::factor::residence::Residence;
+use crate::factor::trouble::Trouble;
 
 /// What begins within so many seconds of a trouble's firing, or of its end, may come of it: routers and queues
 /// answer within seconds.
@@ -42,8 +42,9 @@ const MOST_AT_ONCE: usize = 4;
 
 /// A trouble under way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Open {
-    pub(super) incident: Incident,
+pub struct OpenTrouble {
+    #[serde(rename = "incident")]
+    pub(super) trouble: Trouble,
     /// The test that found it, by its place in [`TESTS`]; none for a rank that hangs.
     pub(super) test: Option<usize>,
     /// Seconds in a row in which the factor that departed first was as usual.
@@ -62,9 +63,10 @@ pub struct Open {
 
 /// A trouble that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Closed {
-    pub(super) incident: Incident,
-    /// The test that found it, as of [`Open`].
+pub struct ClosedTrouble {
+    #[serde(rename = "incident")]
+    pub(super) trouble: Trouble,
+    /// The test that found it, as of [`OpenTrouble`].
     pub(super) test: Option<usize>,
     /// When its factor was first seen to be as usual.
     pub(super) ended: f64,
@@ -72,9 +74,9 @@ pub struct Closed {
     pub(super) at: f64,
 }
 
-impl Open {
-    pub(super) fn new(incident: Incident, test: Option<usize>, is_young: bool) -> Self {
-        Self { incident, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false, is_young }
+impl OpenTrouble {
+    pub(super) fn new(trouble: Trouble, test: Option<usize>, is_young: bool) -> Self {
+        Self { trouble, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false, is_young }
     }
 
     /// Whether `test` looks at what departed first.
@@ -83,32 +85,32 @@ impl Open {
         if self.test.is_some_and(is_joint) {
             return TESTS[test] != Factor::Work;
         }
-        let is_same = TESTS[test] == self.incident.factor && !is_joint(test);
+        let is_same = TESTS[test] == self.trouble.factor && !is_joint(test);
         // A cache that long prompts have emptied is filled again after they have ended: of the two tests on the work
         // of a request the one that found it counts.
-        self.test == Some(test) || is_same && self.incident.factor != Factor::Work
+        self.test == Some(test) || is_same && self.trouble.factor != Factor::Work
     }
 
     /// The side on which `test` sees what departed: less speed is what more requests make of it.
     fn side_of(&self, test: usize) -> Side {
-        let is_told_as_speed = self.incident.factor == Factor::Speed;
+        let is_told_as_speed = self.trouble.factor == Factor::Speed;
         let sees_speed = TESTS[test] == Factor::Speed;
-        if is_told_as_speed == sees_speed { self.incident.side } else { self.incident.side.opposite() }
+        if is_told_as_speed == sees_speed { self.trouble.side } else { self.trouble.side.opposite() }
     }
 
     /// In which of the windows enough requests come to tell how long they stay, where that is what departed; `None` of
     /// another trouble, and of ranks to which too few come for any.
     fn seconds_of_stay(&self, residence: &Residence) -> Option<i64> {
         let is_of_stay =
-            self.test == Some(SPEED) && self.incident.ranks.iter().all(|r| residence.is_light(*r));
-        let ranks = || self.incident.ranks.iter();
+            self.test == Some(SPEED) && self.trouble.ranks.iter().all(|r| residence.is_light(*r));
+        let ranks = || self.trouble.ranks.iter();
         let needed = ranks().map(|r| residence.seconds_for_enough(*r)).fold(0.0, f64::max);
         WINDOWS.into_iter().find(|window| is_of_stay && *window as f64 >= needed)
     }
 
     /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
     /// is over.
-    fn calms(
+    fn count_calm(
         &mut self,
         channel: &Channel,
         is_stuck: bool,
@@ -121,25 +123,25 @@ impl Open {
         // How long requests stay on a rank with little to do shows in as many seconds as bring enough of them, in however
         // many it was found.
         let stay = self.seconds_of_stay(&channel.known.residence);
-        let recent = stay.map_or_else(|| self.incident.window.clamp(least, RECENT.1), |s| s.max(least));
+        let recent = stay.map_or_else(|| self.trouble.window.clamp(least, RECENT.1), |s| s.max(least));
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
             return false;
         }
-        if channel.is_young() && !self.is_young && self.incident.factor != Factor::Stuck {
+        if channel.is_young() && !self.is_young && self.trouble.factor != Factor::Stuck {
             // It was found by another source, and this one does not know what is usual.
             return false;
         }
         let seen = channel.examine(moment.newest, from, moment.pending);
-        let mut is_calm = !(is_stuck && self.incident.factor == Factor::Stuck);
+        let mut is_calm = !(is_stuck && self.trouble.factor == Factor::Stuck);
         let mut is_known = true;
         for (test, found) in seen.evidence().iter().enumerate() {
             if !self.is_own(test) {
                 continue;
             }
             let side = self.side_of(test);
-            for rank in self.incident.ranks.iter().copied().filter(|r| *r < found.len()) {
+            for rank in self.trouble.ranks.iter().copied().filter(|r| *r < found.len()) {
                 let evidence = found[rank];
                 let peak = &mut self.peaks[test];
                 *peak = peak.max(evidence.effect.abs());
@@ -158,14 +160,14 @@ impl Open {
     }
 }
 
-impl Closed {
+impl ClosedTrouble {
     /// Whether what `test` found is this trouble again. Load and pace together tell that their rank bears more, or
     /// less, than its peers, and not by which factor.
-    pub(super) fn is_same(&self, found: &Incident, test: Option<usize>) -> bool {
-        let (old, new) = (&self.incident, found);
+    pub(super) fn is_same(&self, found: &Trouble, test: Option<usize>) -> bool {
+        let (old, new) = (&self.trouble, found);
         let shares_rank = new.ranks.iter().any(|r| old.ranks.contains(r));
         let is_unsure = [self.test, test].into_iter().flatten().any(is_joint);
-        let bears = |i: &Incident| burden(i.factor, i.side);
+        let bears = |i: &Trouble| load_side(i.factor, i.side);
         shares_rank
             && match is_unsure {
                 true => bears(old) == bears(new),
@@ -185,7 +187,7 @@ const fn is_joint(test: usize) -> bool {
 }
 
 /// Whether a departure of that factor gives its rank more to do, or less: who is slower has more to do for the same.
-fn burden(factor: Factor, side: Side) -> Side {
+fn load_side(factor: Factor, side: Side) -> Side {
     if factor == Factor::Speed { side.opposite() } else { side }
 }
 
@@ -228,21 +230,21 @@ impl Case<'_> {
 
 impl Detector {
     /// Whether a trouble is over, a second later.
-    pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: StepContext) -> bool {
+    pub(super) fn is_over(&self, open: &mut OpenTrouble, channel: &Channel, moment: StepContext) -> bool {
         let stuck = self.stuck.examine(moment.now);
-        let ranks = &open.incident.ranks;
+        let ranks = &open.trouble.ranks;
         let is_stuck = ranks.iter().any(|r| stuck.get(*r).is_some_and(Option::is_some));
         let has_backlog = ranks.iter().any(|r| self.shows(*r, Side::High, super::MATERIAL_LOAD));
         // Who came is only inferred: as long as the load itself departs, that they came evenly is no proof.
-        let bears = burden(open.incident.factor, open.incident.side);
+        let bears = load_side(open.trouble.factor, open.trouble.side);
         let is_borne = || ranks.iter().any(|r| self.shows(*r, bears, super::HEAVY_LOAD));
         let patience = if channel.is_inferred() && is_borne() { CALM_WHILE_BORNE } else { CALM_FOR };
-        open.calms(channel, is_stuck, has_backlog, patience, moment)
+        open.count_calm(channel, is_stuck, has_backlog, patience, moment)
     }
 
     /// Whether `c` is what a trouble that ended a moment ago leaves behind: what its ranks show while they work
     /// off what they were given meanwhile, and what a router makes up for.
-    pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> bool {
+    pub(super) fn is_aftereffect(&self, channel: &Channel, c: &Candidate, moment: StepContext) -> bool {
         self.is_left_behind(&Case { channel, c, moment, blamed: OnceCell::new(), onset: OnceCell::new() })
     }
 
@@ -257,36 +259,36 @@ impl Detector {
             return true;
         }
         self.closed.iter().any(|old| {
-            if self.is_left_idle(&old.incident, case) {
+            if self.is_left_idle(&old.trouble, case) {
                 return false;
             }
             let (side, ranks) = case.blamed();
-            let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.incident.ranks.contains(r));
+            let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.trouble.ranks.contains(r));
             // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
             // works that off, as long as the windows reach into it.
-            let is_remainder = (c.factor, old.incident.factor) == (Factor::Share, Factor::Share)
-                && side == old.incident.side.opposite()
+            let is_remainder = (c.factor, old.trouble.factor) == (Factor::Share, Factor::Share)
+                && side == old.trouble.side.opposite()
                 && self.onset_of(case).is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
             if is_remainder || !is_of_its_ranks {
                 return is_remainder;
             }
             // The windows may still reach into it.
-            let is_seen_again = (c.factor, side) == (old.incident.factor, old.incident.side);
-            if is_seen_again && old.incident.factor != Factor::Stuck {
+            let is_seen_again = (c.factor, side) == (old.trouble.factor, old.trouble.side);
+            if is_seen_again && old.trouble.factor != Factor::Stuck {
                 return (self.since as f64) < old.ended - 1.0 && self.began(case) <= old.ended;
             }
-            let is_working_off = old.incident.factor == Factor::Stuck
-                && moment.now - old.at < (old.at - old.incident.fired).max(super::REST as f64);
+            let is_working_off = old.trouble.factor == Factor::Stuck
+                && moment.now - old.at < (old.at - old.trouble.fired).max(super::REST as f64);
             is_working_off || self.began(case) <= old.ended + SETTLES_WITHIN
         })
     }
 
     /// Sorts what departs: what belongs to the trouble that is told, `front`, and the strongest of what no trouble
     /// explains, under way or just over.
-    pub(super) fn sort_out(
+    pub(super) fn attribute(
         &self,
         channel: &Channel,
-        front: &Open,
+        front: &OpenTrouble,
         candidates: &[Candidate],
         moment: StepContext,
     ) -> (Vec<Candidate>, Option<Candidate>) {
@@ -296,7 +298,7 @@ impl Detector {
             let case = Case { channel, c, moment, blamed: OnceCell::new(), onset: OnceCell::new() };
             let is_left = LazyCell::new(|| self.is_left_behind(&case));
             let is_behind = LazyCell::new(|| self.behind.iter().any(|open| self.explains(open, &case)));
-            let is_of_its_ranks = front.incident.ranks.contains(&c.rank);
+            let is_of_its_ranks = front.trouble.ranks.contains(&c.rank);
             let is_it = is_of_its_ranks && front.test == c.test;
             // What a trouble before has left on another rank is no part of this one.
             let may_be_it = || (is_of_its_ranks || !*is_left) && !*is_behind;
@@ -310,8 +312,8 @@ impl Detector {
     }
 
     /// Whether `open` explains what departs.
-    fn explains(&self, open: &Open, case: &Case) -> bool {
-        let trouble = &open.incident;
+    fn explains(&self, open: &OpenTrouble, case: &Case) -> bool {
+        let trouble = &open.trouble;
         let Case { channel, c, moment, .. } = *case;
         if c.factor == Factor::Stuck {
             // That a rank hangs explains what it, and who was sent its requests, showed first.
@@ -355,7 +357,7 @@ impl Detector {
 
     /// Whether what departs is that ranks are sent more than an answer to `trouble` could give them: somebody sends it to
     /// them. Routers keep the requests of a rank that is slow, or has heavy ones, where they are, or spread them over the others.
-    fn is_beyond_answer(&self, trouble: &Incident, case: &Case) -> bool {
+    fn is_beyond_answer(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         if c.test != Some(SHARE) || !matches!(trouble.factor, Factor::Speed | Factor::Work) || !may_begin(c) {
             return false;
@@ -369,10 +371,10 @@ impl Detector {
     /// Whether ranks of which nothing was told depart far beyond what `trouble` itself does now: no answer is larger than what it
     /// answers to. By then the blame moves no more. What others compute anew, or are sent, may well be an answer to a rank that
     /// is slow, and a redirect may move from rank to rank.
-    fn is_much_stronger(&self, trouble: &Incident, case: &Case) -> bool {
+    fn is_much_stronger(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         let is_early = moment.now - trouble.fired <= REBLAME_WITHIN && trouble.reblamed < MOST_REBLAMES;
-        // As [`Open::note_deviance`]: what lasts shows in ever longer windows.
+        // As [`OpenTrouble::note_deviance`]: what lasts shows in ever longer windows.
         let part = trouble.window as f64 / c.evidence.window.max(trouble.window).max(1) as f64;
         let is_stronger = c.strength * part >= MUCH_STRONGER * (trouble.deviance / trouble.bound).max(1.0);
         let is_own = || match c.test {
@@ -390,14 +392,14 @@ impl Detector {
     /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still gets next to
     /// nothing. Routers that look at load send less to a rank with a backlog, and more once it has none: somebody
     /// took it out.
-    fn is_left_idle(&self, trouble: &Incident, case: &Case) -> bool {
+    fn is_left_idle(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         let gets_nothing = || {
             let all: f64 = (0..self.settings.ranks).map(|rank| lately(channel, rank, moment)).sum();
             lately(channel, c.rank, moment) < TAKEN_OUT.exp() * channel.known.share.usual[c.rank] * all
         };
         trouble.factor != Factor::Stuck
-            && burden(trouble.factor, trouble.side) == Side::High
+            && load_side(trouble.factor, trouble.side) == Side::High
             && c.factor == Factor::Share
             && c.evidence.side == Side::Low
             && c.evidence.effect < TAKEN_OUT
@@ -407,7 +409,7 @@ impl Detector {
     }
 
     /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
-    fn has_moved_on(&self, channel: &Channel, trouble: &Incident, moment: StepContext) -> bool {
+    fn has_moved_on(&self, channel: &Channel, trouble: &Trouble, moment: StepContext) -> bool {
         let all: f64 = (0..self.settings.ranks).map(|rank| lately(channel, rank, moment)).sum();
         let theirs: f64 = trouble.ranks.iter().map(|rank| lately(channel, *rank, moment)).sum();
         let usual: f64 = trouble.ranks.iter().map(|r| channel.known.share.usual[*r]).sum();
@@ -425,7 +427,7 @@ impl Detector {
 
     /// The same of the time since `open` began, and surely no earlier: what may have begun with it is no trouble of its
     /// own.
-    fn began_beside(&self, open: &Open, case: &Case) -> f64 {
+    fn began_beside(&self, open: &OpenTrouble, case: &Case) -> f64 {
         let past = self.past_beside(case.blamed().1, std::iter::once(open));
         case.onset_in(&past).map_or_else(|| case.window_began(), |o| o.at - o.error)
     }
@@ -443,19 +445,23 @@ impl Detector {
 
     /// The same beside troubles that go on, since the latest of them began: the health before it would make the level
     /// that it left behind the beginning of what departs now. What began with it, or before, is explained by it either way.
-    pub(super) fn past_beside<'a>(&self, ranks: &[usize], others: impl Iterator<Item = &'a Open>) -> Past {
+    pub(super) fn past_beside<'a>(
+        &self,
+        ranks: &[usize],
+        others: impl Iterator<Item = &'a OpenTrouble>,
+    ) -> Past {
         let past = self.past_of(ranks);
-        let began = others.filter_map(|open| open.incident.onset).map(|o| (o.at - o.error).floor() as i64);
+        let began = others.filter_map(|open| open.trouble.onset).map(|o| (o.at - o.error).floor() as i64);
         Past { since: began.fold(past.since, i64::max), ..past }
     }
 
     /// Ranks that work off a trouble that has just ended, or are in another one: what they show says nothing of
     /// the onset of one of `ranks`.
     fn busy_with_others(&self, ranks: &[usize]) -> Vec<usize> {
-        let open = self.open.iter().chain(&self.behind).map(|open| &open.incident);
-        let all = open.chain(self.closed.iter().map(|closed| &closed.incident));
+        let open = self.open.iter().chain(&self.behind).map(|open| &open.trouble);
+        let all = open.chain(self.closed.iter().map(|closed| &closed.trouble));
         let mut busy: Vec<usize> =
-            all.flat_map(|incident| incident.ranks.iter().copied()).filter(|r| !ranks.contains(r)).collect();
+            all.flat_map(|trouble| trouble.ranks.iter().copied()).filter(|r| !ranks.contains(r)).collect();
         busy.sort_unstable();
         busy.dedup();
         // Somebody must be left to compare with.

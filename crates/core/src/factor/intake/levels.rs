@@ -3,7 +3,7 @@
 use super::{
     ArrivalSpan, InterpretedReading, LONGEST_STRETCH, SURELY_BUSY, SURELY_NOT_DONE, WorkSpan, held_a_request,
 };
-use crate::factor::clock::Features;
+use crate::factor::cost_model::Features;
 use crate::factor::observation::Gauges;
 
 /// How fast the usual number of steps between two reports that were read is learned, a report (the mean of the first).

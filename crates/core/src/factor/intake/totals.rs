@@ -4,7 +4,7 @@ use super::{
     ArrivalSpan, FULL, InterpretedReading, LONGEST_STRETCH, RequestTokens, SURELY_BUSY, WorkSpan, brought,
     held_a_request,
 };
-use crate::factor::clock::{FEATURES, Features};
+use crate::factor::cost_model::{FEATURES, Features};
 use crate::factor::observation::{Counters, Gauges, PromptTokens};
 
 /// Tokens that were found in the cache before their prompts are counted are no more: those of the longest prompts.

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use super::*;
-use crate::dice::Dice;
+use crate::test_rng::TestRng;
 
 /// True time, in microseconds.
 type At = u64;
@@ -111,7 +111,7 @@ struct Outcome {
 }
 
 struct World {
-    dice: Dice,
+    rng: TestRng,
     queue: BinaryHeap<Reverse<(At, u64)>>,
     events: BTreeMap<u64, (usize, Option<u64>, Happens)>,
     next: u64,
@@ -128,16 +128,16 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut rng = TestRng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         for _ in 0..4 {
-            dice.uniform();
+            rng.uniform();
         }
         let agents = (0..AGENTS)
             .map(|_| Agent {
                 doing: Doing::Nothing,
                 generation: 0,
-                rate: 1.0 + (dice.uniform() - 0.5) * 4e-4,
-                offset_s: (dice.uniform() - 0.5) * 1e6,
+                rate: 1.0 + (rng.uniform() - 0.5) * 4e-4,
+                offset_s: (rng.uniform() - 0.5) * 1e6,
                 paused_until: 0,
                 cut_off_until: 0,
                 op: 0,
@@ -149,7 +149,7 @@ impl World {
             })
             .collect();
         let mut world = Self {
-            dice,
+            rng,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
@@ -173,11 +173,11 @@ impl World {
     }
 
     fn up_to(&mut self, most: At) -> At {
-        (self.dice.uniform() * most as f64) as At
+        (self.rng.uniform() * most as f64) as At
     }
 
     fn chance(&mut self, p: f64) -> bool {
-        self.dice.uniform() < p
+        self.rng.uniform() < p
     }
 
     fn later(&mut self, after: At, agent: usize, what: Happens) {
@@ -196,7 +196,7 @@ impl World {
 
     fn store_now(&mut self) -> Time {
         // Its machines are up to a second apart, and it stamps whole seconds.
-        let s = self.now as f64 / S as f64 + self.dice.uniform() - 0.5;
+        let s = self.now as f64 / S as f64 + self.rng.uniform() - 0.5;
         Time::from_epoch_s((1_795_000_000.0 + s).floor())
     }
 

@@ -1,25 +1,25 @@
 use std::time::Duration;
 
 use super::*;
-use crate::dice::Dice;
+use crate::test_rng::TestRng;
 
 /// A queue in miniature: what arrives at each member every second, and a tenth of it leaves.
 struct Servers {
     departure: Departure,
     loads: Vec<f64>,
     now: Time,
-    dice: Dice,
+    rng: TestRng,
 }
 
 impl Servers {
     fn new(members: usize) -> Self {
         let now = Time::from_epoch_s(1_000.0);
-        Self { departure: Departure::default(), loads: vec![24.0; members], now, dice: Dice(7) }
+        Self { departure: Departure::default(), loads: vec![24.0; members], now, rng: TestRng(7) }
     }
 
     /// About normal, mean 0 and variance 1: the sum of twelve uniform numbers less six.
     fn noise(&mut self) -> f64 {
-        (0..12).map(|_| self.dice.uniform()).sum::<f64>() - 6.0
+        (0..12).map(|_| self.rng.uniform()).sum::<f64>() - 6.0
     }
 
     /// One second in which member `m` gets `arrivals(m)` requests and works at `speed(m)`.

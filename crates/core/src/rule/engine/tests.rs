@@ -197,7 +197,7 @@ fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
     let at = |s: f64| Time::from_epoch_s(START + s);
     let mut engine = Engine::new(vec![rule], &mut store, at(0.0));
     let (mut seen, mut quick_checks, mut changes) = (Vec::new(), [0; 2], Vec::new());
-    let mut dice = pseudo_random(7);
+    let mut rng = pseudo_random(7);
     for tenth in 0..4_000_u32 {
         let s = f64::from(tenth) / 10.0;
         let is_silent = (2_000..2_080).contains(&tenth);
@@ -205,7 +205,7 @@ fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
         for rank in (0..4_u16).filter(|_| !is_silent) {
             let skew = if rank == 2 && (tenth / 400) % 3 == 1 { 40.0 } else { 0.0 };
             let mut fields = Fields::default();
-            let load = if is_low { 1.0 } else { 20.0 + f64::from(dice() % 16) + skew };
+            let load = if is_low { 1.0 } else { 20.0 + f64::from(rng() % 16) + skew };
             fields.set(catalog::RUNNING_REQS, load);
             store.record(target, Rank::dp(rank), Source::Loads, &fields, at(s), at(s));
         }

@@ -1,14 +1,14 @@
 use super::*;
-use crate::dice::Dice;
 use crate::rule::condition::Detected;
 use crate::rule::{Condition, Statistic};
 use crate::signal::frame::Frame;
 use crate::signal::sample::Signal;
+use crate::test_rng::TestRng;
 
 const START: f64 = 1e9;
 
 /// Three ranks are sent eight requests a second each, from one second to another.
-fn play(factors: &mut Factors, seconds: std::ops::Range<u32>) {
+fn play(factors: &mut FactorDetectors, seconds: std::ops::Range<u32>) {
     for s in seconds {
         for rank in 0..3 {
             let mut fields = Fields::default();
@@ -22,25 +22,25 @@ fn play(factors: &mut Factors, seconds: std::ops::Range<u32>) {
     }
 }
 
-fn learned_s(factors: &Factors) -> f64 {
-    factors.told("server").and_then(|t| t.learned_s).unwrap_or(0.0)
+fn learned_s(factors: &FactorDetectors) -> f64 {
+    factors.findings("server").and_then(|t| t.learned_s).unwrap_or(0.0)
 }
 
 #[test]
 fn a_server_is_known_again_after_a_restart_unless_what_is_known_is_old_or_of_other_ranks() {
-    let mut before = Factors::new(1.0);
+    let mut before = FactorDetectors::new(1.0);
     play(&mut before, 0..300);
     assert!(learned_s(&before) > 200.0, "{}", learned_s(&before));
-    let saved = before.baselines(Time::from_epoch_s(START + 300.0));
-    let after = |baselines: Vec<Baseline>, days: f64| {
-        let mut factors = Factors::new(1.0);
-        factors.remember(baselines, Time::from_epoch_s(START + 300.0 + days * 86_400.0));
+    let saved = before.learned_servers(Time::from_epoch_s(START + 300.0));
+    let after = |learned_servers: Vec<LearnedServer>, days: f64| {
+        let mut factors = FactorDetectors::new(1.0);
+        factors.remember(learned_servers, Time::from_epoch_s(START + 300.0 + days * 86_400.0));
         play(&mut factors, 310..313);
         learned_s(&factors)
     };
     assert!(after(saved.clone(), 1.0) > 200.0);
     assert!(after(saved.clone(), 8.0) < 10.0);
-    let of_four = saved.into_iter().map(|b| Baseline { ranks: vec![0, 1, 2, 3], ..b }).collect();
+    let of_four = saved.into_iter().map(|b| LearnedServer { ranks: vec![0, 1, 2, 3], ..b }).collect();
     assert!(after(of_four, 1.0) < 10.0);
 }
 
@@ -48,7 +48,7 @@ fn a_server_is_known_again_after_a_restart_unless_what_is_known_is_old_or_of_oth
 fn a_server_whose_totals_begin_anew_is_another_and_a_rank_that_it_lacks_does_not_hang() {
     let server: Arc<str> = "server".into();
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
-    let mut factors = Factors::new(1.0);
+    let mut factors = FactorDetectors::new(1.0);
     play(&mut factors, 0..100);
     // It dies, says the same of itself as before, and comes back with two ranks of the three.
     for s in 110..170 {
@@ -69,14 +69,14 @@ fn a_server_whose_totals_begin_anew_is_another_and_a_rank_that_it_lacks_does_not
 fn a_rank_that_the_next_instance_of_the_server_lacks_is_not_taken_to_hang() {
     let server: Arc<str> = "server".into();
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
-    let hanging = |factors: &Factors, s: u32| -> Vec<u16> {
+    let hanging = |factors: &FactorDetectors, s: u32| -> Vec<u16> {
         let progress = factors.progress(&server, at(s)).into_iter();
         progress.filter(|(_, p)| matches!(p, Progress::Stuck(_))).map(|(dp, _)| dp).collect()
     };
-    let mut factors = Factors::new(1.0);
+    let mut factors = FactorDetectors::new(1.0);
     play(&mut factors, 0..100);
     // It comes back with two ranks of the three.
-    let goes_on = |factors: &mut Factors, from: u32| {
+    let goes_on = |factors: &mut FactorDetectors, from: u32| {
         for s in from..from + 60 {
             for rank in 0..2 {
                 let mut fields = Fields::default();
@@ -100,7 +100,7 @@ fn a_rank_that_the_next_instance_of_the_server_lacks_is_not_taken_to_hang() {
 
 #[test]
 fn of_the_processes_of_a_rank_one_is_listened_to() {
-    let mut factors = Factors::new(1.0);
+    let mut factors = FactorDetectors::new(1.0);
     for s in 0..60 {
         for (dp, tp) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let mut fields = Fields::default();
@@ -112,13 +112,13 @@ fn of_the_processes_of_a_rank_one_is_listened_to() {
             factors.take(&"server".into(), rank, Report::Page, &fields, at);
         }
     }
-    let told = factors.told("server").expect("two ranks");
+    let told = factors.findings("server").expect("two ranks");
     assert_eq!((told.trouble, told.ranks), (None, &[0, 1][..]));
 }
 
 #[test]
 fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
-    let mut factors = Factors::new(1.0);
+    let mut factors = FactorDetectors::new(1.0);
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
     let mut told = 0;
     for s in 0..600_u32 {
@@ -141,14 +141,14 @@ fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
             }
         }
         factors.step(at(s + 1));
-        told += u32::from(factors.told("server").is_some_and(|t| t.trouble.is_some()));
+        told += u32::from(factors.findings("server").is_some_and(|t| t.trouble.is_some()));
     }
     assert_eq!(told, 0);
 }
 
 #[test]
 fn a_line_that_comes_at_a_full_second_is_read_in_its_turn() {
-    let (mut factors, mut dice) = (Factors::new(1.0), Dice(11));
+    let (mut factors, mut rng) = (FactorDetectors::new(1.0), TestRng(11));
     let (mut idle, mut is_back) = ([0_u32; 4], [false; 4]);
     let mut told = 0;
     for s in 0..1_200_u32 {
@@ -170,22 +170,22 @@ fn a_line_that_comes_at_a_full_second_is_read_in_its_turn() {
                 continue;
             }
             // It was idle, or a request comes while another one runs; some come at a full second.
-            let at = if *was_idle && dice.uniform() < 0.3 { 0.0 } else { 0.1 + 0.1 * dice.uniform() };
+            let at = if *was_idle && rng.uniform() < 0.3 { 0.0 } else { 0.1 + 0.1 * rng.uniform() };
             line(Report::Prefill, at, if *was_idle { 0.0 } else { 1.0 });
             line(Report::Decode, 0.5, 1.0);
-            *was_idle = dice.uniform() < 0.2;
+            *was_idle = rng.uniform() < 0.2;
             if *was_idle {
                 *left = 3;
             }
         }
         factors.step(Time::from_epoch_s(START + f64::from(s) + 1.0));
-        told += u32::from(factors.told("server").is_some_and(|t| t.trouble.is_some()));
+        told += u32::from(factors.findings("server").is_some_and(|t| t.trouble.is_some()));
     }
     assert_eq!(told, 0);
 }
 
 /// A server's numbers of one second, which differ with the seed.
-fn read_at(factors: &mut Factors, server: &str, seed: u32, s: u32) {
+fn read_at(factors: &mut FactorDetectors, server: &str, seed: u32, s: u32) {
     for rank in 0..3 {
         let mut fields = Fields::default();
         fields.set(catalog::RUNNING_REQS, f64::from(20 + (s * seed + u32::from(rank)) % 5));
@@ -202,13 +202,13 @@ fn read_at(factors: &mut Factors, server: &str, seed: u32, s: u32) {
 #[test]
 fn a_server_is_judged_the_same_whether_it_is_watched_alone_or_beside_others() {
     let learned = |servers: &[(&str, u32)]| {
-        let mut factors = Factors::new(1.0);
+        let mut factors = FactorDetectors::new(1.0);
         for s in 0..90 {
             servers.iter().for_each(|(server, seed)| read_at(&mut factors, server, *seed, s));
         }
-        let mut baselines = factors.baselines(Time::from_epoch_s(START + 90.0));
-        baselines.retain(|b| *b.target == *"b");
-        (baselines, format!("{:?}", factors.told("b")))
+        let mut learned_servers = factors.learned_servers(Time::from_epoch_s(START + 90.0));
+        learned_servers.retain(|b| *b.target == *"b");
+        (learned_servers, format!("{:?}", factors.findings("b")))
     };
     let alone = learned(&[("b", 2)]);
     assert_eq!(alone.0.len(), 1);
@@ -220,14 +220,14 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let (factor, side) = (Factor::Share, factor::Side::High);
     let nearest = Nearest { factor, rank: 0, side, deviations: 3.0, bound: 6.0, shows: true };
     let cost = Cost { fired: 2, accepted: 1.0 };
-    let outlook = DetectorStatus {
+    let status = DetectorStatus {
         trouble: None,
         nearest: Some((nearest, 2)),
         learned_s: Some(7_200.0),
         became_usual: None,
         cost,
     };
-    let of = |factor| outlook.words(FactorSet::NONE.with(factor));
+    let of = |factor| status.words(FactorSet::NONE.with(factor));
     let told = of(Factor::Share);
     assert!(
         told.starts_with(
@@ -239,7 +239,7 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     // What is beyond its bound is no more the nearest to it.
     for (shows, why) in [(false, "its load does not show it"), (true, "for less than two seconds")] {
         let nearest = Nearest { deviations: 10.8, shows, ..nearest };
-        let told = DetectorStatus { nearest: Some((nearest, 2)), ..outlook }
+        let told = DetectorStatus { nearest: Some((nearest, 2)), ..status }
             .words(FactorSet::NONE.with(Factor::Share));
         assert!(
             !told.contains("nearest")
@@ -249,8 +249,7 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
         assert!(told.contains(why), "{told}");
     }
     let usual = Some((Factor::Share, 1, Time::from_epoch_s(START)));
-    let usual =
-        |factor| DetectorStatus { became_usual: usual, ..outlook }.words(FactorSet::NONE.with(factor));
+    let usual = |factor| DetectorStatus { became_usual: usual, ..status }.words(FactorSet::NONE.with(factor));
     let told = usual(Factor::Share);
     assert!(
         told.contains("; DP1's share of the requests counts as usual since 2001-09-09 01:46:40"),
@@ -260,7 +259,9 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     let stuck = of(Factor::Stuck);
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
     assert!(
-        !stuck.contains("share") && stuck.contains("; 2 firings of all rules on factors in 24 h here (budget: 1 false alarm a day)"),
+        !stuck.contains("share")
+            && stuck
+                .contains("; 2 firings of all rules on factors in 24 h here (budget: 1 false alarm a day)"),
         "{stuck}"
     );
 }
@@ -268,7 +269,7 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
 #[test]
 fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
     let impact = factor::Impact { requests: 0.0, share: 0.0, reason: factor::Reason::Little };
-    let trouble = |side, effect: f64| factor::Incident {
+    let trouble = |side, effect: f64| factor::Trouble {
         id: 1,
         factor: Factor::Share,
         side,

@@ -177,9 +177,9 @@ fn of_two_members_one_that_is_high_and_the_other_that_is_low_are_one_blame() {
     let blame = Blame { member: a.clone(), side: Side::High };
     let firing = Firing { since: t(0), fired_at: t(0), blame, newest: t(0), clear_since: None, other: None };
     let state = GroupState::Firing(firing);
-    assert_eq!(state.of_two([&a, &b], (&b, Side::Low)), (&a, Side::High));
-    assert_eq!(state.of_two([&a, &b], (&a, Side::High)), (&a, Side::High));
-    assert_eq!(state.of_two([&a, &b], (&b, Side::High)), (&b, Side::High), "it moved to the other");
-    assert_eq!(state.of_two([&a, &b], (&a, Side::Low)), (&a, Side::Low), "it turned round");
-    assert_eq!(GroupState::default().of_two([&a, &b], (&b, Side::Low)), (&b, Side::Low));
+    assert_eq!(state.resolve_pair([&a, &b], (&b, Side::Low)), (&a, Side::High));
+    assert_eq!(state.resolve_pair([&a, &b], (&a, Side::High)), (&a, Side::High));
+    assert_eq!(state.resolve_pair([&a, &b], (&b, Side::High)), (&b, Side::High), "it moved to the other");
+    assert_eq!(state.resolve_pair([&a, &b], (&a, Side::Low)), (&a, Side::Low), "it turned round");
+    assert_eq!(GroupState::default().resolve_pair([&a, &b], (&b, Side::Low)), (&b, Side::Low));
 }

@@ -82,7 +82,7 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     let target = store.add_target("server".into(), None);
     let mut intake = Intake::new(TimeZone::UTC);
     let pattern = Pattern::new(wait, r"waited (?<value>\d+) ms").expect("a pattern");
-    intake.set_own(OwnSignals { patterns: vec![pattern], ..OwnSignals::default() });
+    intake.set_own(UserSignals { patterns: vec![pattern], ..UserSignals::default() });
     let lines = b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1\n\
         [2026-11-24 03:48:07 DP2] Stop profiling...\n\
         [2026-11-24 03:48:08 DP1] Scheduler hit an exception: x\n\

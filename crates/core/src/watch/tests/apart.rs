@@ -290,7 +290,7 @@ fn a_standing_imbalance_that_no_rule_asks_for_after_a_reload_is_over() {
     let event = Event::Reloaded {
         rules: vec![of_levels(false)],
         catalog: Arc::new(Catalog::default()),
-        own: OwnSignals::default(),
+        own: UserSignals::default(),
     };
     let mut effects = Vec::new();
     watch.handle(event, Time::from_epoch_s(START + 800.0), &mut effects);
@@ -310,7 +310,7 @@ fn a_trouble_behind_another_one_is_the_same_incident_for_the_next_agent() {
     play(&mut before, &mut told, (0, 262), &of);
     let [slow, sent] = &told.of(Update::Fired)[..] else { panic!("{:?}", words(&told)) };
     let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(263)), Told::default());
-    after.remember(before.baselines(at(262)), at(263));
+    after.remember(before.learned_servers(at(262)), at(263));
     after.take_up(before.kept_incidents(), at(263));
     // Time passes before the first line comes.
     tick(&mut after, &mut then, 265);

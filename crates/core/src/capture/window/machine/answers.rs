@@ -2,7 +2,7 @@
 
 use super::{END, Window};
 use crate::capture::facts::ServerKind;
-use crate::capture::plan::Form;
+use crate::capture::plan::StartMode;
 use crate::capture::window::{Answer, EXPORT_LIMIT, Failure, Output, WindowPhase};
 use skewtrap_trace::time::Time;
 
@@ -18,7 +18,7 @@ impl Window {
         // The form that refuses a double says so with 500 (docs/engines.md). vLLM has no bound by steps: what began of
         // its window ends by a stop alone.
         self.refused_double = match answer {
-            Answer::Failed { status: 500, .. } => self.form == Form::Exact,
+            Answer::Failed { status: 500, .. } => self.form == StartMode::Exact,
             Answer::ErrorInBody { .. } => !self.engine.runs_vllm(),
             _ => false,
         };

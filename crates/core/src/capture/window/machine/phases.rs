@@ -1,7 +1,7 @@
 //! What time makes of a window in each of its phases.
 
 use super::Window;
-use crate::capture::plan::Form;
+use crate::capture::plan::StartMode;
 use crate::capture::verify::names_of;
 use crate::capture::window::{
     Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, QUIET, RETRY, SETTLE,
@@ -13,7 +13,7 @@ use skewtrap_trace::time::Time;
 impl Window {
     pub(super) fn starting(&mut self, now: Time, out: &mut Vec<Output>) {
         // An answer that hangs changes nothing about a window that is seen to be over.
-        if self.ownership.proven && self.form != Form::Held && self.ownership.all_closed() {
+        if self.ownership.proven && self.form != StartMode::Held && self.ownership.all_closed() {
             return self.enter(WindowPhase::Open, now);
         }
         let due = now >= self.deadline || self.wants_close;
@@ -65,7 +65,7 @@ impl Window {
 
     pub(super) fn open(&mut self, now: Time, out: &mut Vec<Output>) {
         // vLLM's window is closed by a stop, whatever its files say.
-        if self.form != Form::Held && self.ownership.all_closed() {
+        if self.form != StartMode::Held && self.ownership.all_closed() {
             let next = if self.ownership.all_written() && !self.is_unshown() {
                 WindowPhase::Verifying
             } else {
@@ -77,7 +77,7 @@ impl Window {
             self.busy_closed_at.get_or_insert(now);
         }
         let idle_left =
-            self.form != Form::Held && self.busy_closed_at.is_some_and(|at| now.since(at) >= IDLE_GRACE);
+            self.form != StartMode::Held && self.busy_closed_at.is_some_and(|at| now.since(at) >= IDLE_GRACE);
         let held = self.hold.is_some_and(|hold| now >= hold);
         let due = now >= self.deadline || held || idle_left || self.wants_close;
         if due && self.may_stop(now) {
@@ -107,7 +107,7 @@ impl Window {
 
     pub(super) fn exporting(&mut self, now: Time, out: &mut Vec<Output>) {
         // Whatever its log or files say, vLLM's window ends by a stop that is carried out.
-        if self.form == Form::Held && self.may_retry && self.stops == self.undone && self.may_stop(now) {
+        if self.form == StartMode::Held && self.may_retry && self.stops == self.undone && self.may_stop(now) {
             if now.since(self.since) >= RETRY {
                 self.send_stop(now, out);
             }
@@ -252,7 +252,7 @@ impl Window {
             let unproven = if self.visibility.log && !recording.is_empty() {
                 Some(format!("nothing shows that {} ended, begun after the stop", names_of(&recording)))
             } else {
-                let is_unshown = self.is_unshown() && self.form != Form::Held && !self.ended_before;
+                let is_unshown = self.is_unshown() && self.form != StartMode::Held && !self.ended_before;
                 is_unshown.then(|| {
                     let ranks = names_of(&unsighted);
                     format!("nothing shows that {ranks} ended but the log, and no file of theirs came")

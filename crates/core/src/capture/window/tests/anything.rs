@@ -46,12 +46,12 @@ proptest! {
     fn whatever_comes_it_stops_only_its_own_window_a_bounded_number_of_times_and_ends(
         script in prop::collection::vec((any_event(), 0u64..4000), 0..60),
         (form, engine) in prop::sample::select(vec![
-            (Form::Exact, ServerKind::Sglang),
-            (Form::Plain, ServerKind::Sglang),
-            (Form::Held, ServerKind::Vllm),
-            (Form::Plain, ServerKind::TensorrtLlm),
-            (Form::Exact, ServerKind::DynamoSglang),
-            (Form::Held, ServerKind::DynamoVllm),
+            (StartMode::Exact, ServerKind::Sglang),
+            (StartMode::Plain, ServerKind::Sglang),
+            (StartMode::Held, ServerKind::Vllm),
+            (StartMode::Plain, ServerKind::TensorrtLlm),
+            (StartMode::Exact, ServerKind::DynamoSglang),
+            (StartMode::Held, ServerKind::DynamoVllm),
         ]),
         log in any::<bool>(), files in any::<bool>(),
     ) {
@@ -78,7 +78,7 @@ proptest! {
                 Event::StartAnswered(answer) if !answered => {
                     answered = true;
                     granted |= *answer == Answer::Ok;
-                    double = form == Form::Exact && *answer == status(500);
+                    double = form == StartMode::Exact && *answer == status(500);
                     double |= matches!(answer, Answer::ErrorInBody { .. }) && !engine.runs_vllm();
                     refused |= double;
                     refused |= matches!(answer, Answer::Refused { .. });
@@ -133,7 +133,7 @@ proptest! {
                     Output::Stop { .. } => {
                         stops_sent += 1;
                         ever_stopped = true;
-                        let ends_by_steps = form == Form::Exact || engine == ServerKind::TensorrtLlm;
+                        let ends_by_steps = form == StartMode::Exact || engine == ServerKind::TensorrtLlm;
                         prop_assert!(!is_blind || !ends_by_steps, "a stop where nothing shows who profiles");
                         in_flight = true;
                         prop_assert!(reachable, "a stop that cannot be sent");
@@ -143,7 +143,7 @@ proptest! {
                         prop_assert!(granted || proof || on_chance, "a stop of what may not be ours");
                         prop_assert!(granted || log || !double, "a stop where a rank may have refused the start");
                         prop_assert!(theirs.is_empty(), "a stop while somebody else profiles");
-                        let most = if form == Form::Held { MAX_STOPS.min(1 + undone) } else { MAX_STOPS };
+                        let most = if form == StartMode::Held { MAX_STOPS.min(1 + undone) } else { MAX_STOPS };
                         prop_assert!(stops_sent <= most);
                     }
                     Output::Finish(ending) => {

@@ -7,14 +7,14 @@ fn a_trouble_does_not_go_on_over_a_gap_of_a_quarter_of_an_hour() {
     let mut detector = Detector::new(SETTINGS);
     play(&mut detector, 0, 200, 1);
     let fired = play(&mut detector, 200, 15, 4);
-    assert!(matches!(&fired[..], [Change::Fired(_)]), "{fired:?}");
+    assert!(matches!(&fired[..], [TroubleChange::Fired(_)]), "{fired:?}");
     // Time passes, or nobody looks.
     for walked in [true, false] {
         let mut detector = detector.clone();
         let mut changes = Vec::new();
         (216..1100).filter(|_| walked).for_each(|s| changes.extend(detector.step(f64::from(s) + 0.05)));
         changes.extend(detector.step(1100.05));
-        assert!(matches!(&changes[..], [Change::Cleared(i)] if i.id == 1), "{changes:?}");
+        assert!(matches!(&changes[..], [TroubleChange::Cleared(i)] if i.id == 1), "{changes:?}");
         assert_eq!(play(&mut detector, 1101, 60, 1), vec![]);
         assert!(detector.open().is_none() && !detector.is_open(1));
     }
@@ -30,12 +30,12 @@ fn a_trouble_that_comes_back_tells_each_symptom_once() {
     let mut returns = 0;
     for i in 0..4 {
         let changes = play(&mut detector, 200 + 45 * i, 20, 4);
-        returns += changes.iter().filter(|c| matches!(c, Change::Returned(_))).count();
+        returns += changes.iter().filter(|c| matches!(c, TroubleChange::Returned(_))).count();
         play(&mut detector, 220 + 45 * i, 25, 1);
     }
     assert!(returns >= 2, "{returns}");
     let saved = detector.saved();
-    let symptoms = &saved.closed.last().expect("it has just ended").incident.symptoms;
+    let symptoms = &saved.closed.last().expect("it has just ended").trouble.symptoms;
     let mut keys: Vec<_> = symptoms.iter().map(|s| (s.rank, s.factor as u8, s.side == Side::High)).collect();
     keys.sort_unstable();
     let all = keys.len();
@@ -53,10 +53,10 @@ fn shares_become_usual_only_where_no_other_trouble_keeps_them_from_being_learned
     // Found before much was known, it is usual three minutes later: by then another rank is slow.
     changes.extend(play_paced(&mut detector, 200, 160, redirect, |_| [3.0, 1.0, 1.0, 1.0]));
     changes.extend(play_paced(&mut detector, 360, 100, redirect, |_| [1.0; 4]));
-    let of_share = |c: &&Change| c.incident().factor == Factor::Share;
-    let fired: Vec<&Change> =
-        changes.iter().filter(of_share).filter(|c| matches!(c, Change::Fired(_))).collect();
+    let of_share = |c: &&TroubleChange| c.trouble().factor == Factor::Share;
+    let fired: Vec<&TroubleChange> =
+        changes.iter().filter(of_share).filter(|c| matches!(c, TroubleChange::Fired(_))).collect();
     assert_eq!(fired.len(), 1, "{changes:#?}");
-    assert!(changes.iter().filter(of_share).any(|c| matches!(c, Change::Standing(_))), "{changes:#?}");
-    assert!(changes.iter().any(|c| c.incident().factor == Factor::Speed), "{changes:#?}");
+    assert!(changes.iter().filter(of_share).any(|c| matches!(c, TroubleChange::Standing(_))), "{changes:#?}");
+    assert!(changes.iter().any(|c| c.trouble().factor == Factor::Speed), "{changes:#?}");
 }

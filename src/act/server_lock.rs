@@ -19,12 +19,12 @@ use skewtrap_trace::time::Time;
 
 /// A turn; it ends when this is dropped, unless a window may be open then.
 #[derive(Debug)]
-pub struct Lease {
+pub struct ServerLock {
     file: File,
     is_open: bool,
 }
 
-impl Lease {
+impl ServerLock {
     /// A window is, or may be, open, or no more. What is dropped while one is leaves others to wait for the time that
     /// stands in the file.
     pub const fn set_open(&mut self, is_open: bool) {
@@ -34,7 +34,7 @@ impl Lease {
 
 /// Who has the turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct LockHolder {
     /// The agent's id.
     pub agent: String,
     /// Its process, for people.
@@ -60,7 +60,7 @@ pub fn path(folder: Option<&Path>, address: &str) -> PathBuf {
 ///
 /// # Errors
 /// The file cannot be opened or written, or it is none.
-pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease, Holder>> {
+pub fn take(path: &Path, holder: &LockHolder, now: Time) -> io::Result<Result<ServerLock, LockHolder>> {
     let (mut file, is_writable) = opened(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.nlink() > 1 {
@@ -74,13 +74,13 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut text = Vec::new();
     (&file).take(4096).read_to_end(&mut text)?;
-    let other = serde_json::from_slice::<Holder>(&text).ok().filter(|other| other.until <= now + LONGEST);
+    let other = serde_json::from_slice::<LockHolder>(&text).ok().filter(|other| other.until <= now + LONGEST);
     let other =
-        other.map(|other| Holder { agent: printable(&other.agent, LONGEST_NAME).into_owned(), ..other });
+        other.map(|other| LockHolder { agent: printable(&other.agent, LONGEST_NAME).into_owned(), ..other });
     match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let unknown = Holder { agent: "unknown".into(), process: 0, until: now };
+            let unknown = LockHolder { agent: "unknown".into(), process: 0, until: now };
             return Ok(Err(other.unwrap_or(unknown)));
         }
         Err(error) => return Err(error.into()),
@@ -95,7 +95,7 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
         file.rewind()?;
         file.write_all(&serde_json::to_vec(holder)?)?;
     }
-    Ok(Ok(Lease { file, is_open: false }))
+    Ok(Ok(ServerLock { file, is_open: false }))
 }
 
 /// Opens the file, and tells whether it can be written: where another user made it, reading it is enough to see who has
@@ -117,7 +117,7 @@ fn opened(path: &Path) -> io::Result<(File, bool)> {
     opened.map_err(|_: io::Error| refused)
 }
 
-impl Drop for Lease {
+impl Drop for ServerLock {
     fn drop(&mut self) {
         // Emptied, so that the next agent need not wait for the time in it; where that fails, it does.
         if !self.is_open {
@@ -134,8 +134,8 @@ mod tests {
         Time::from_epoch_s(s)
     }
 
-    fn holder(agent: &str) -> Holder {
-        Holder { agent: agent.into(), process: 7, until: at(10.0) }
+    fn holder(agent: &str) -> LockHolder {
+        LockHolder { agent: agent.into(), process: 7, until: at(10.0) }
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         take(&path, &holder("a"), at(1.0)).unwrap_err();
         std::fs::remove_file(&path).unwrap();
-        put(&serde_json::to_vec(&Holder { until: at(9e9), ..holder("b") }).unwrap());
+        put(&serde_json::to_vec(&LockHolder { until: at(9e9), ..holder("b") }).unwrap());
         drop(take(&path, &holder("a"), at(1.0)).unwrap().expect("no window lasts for ever"));
         put(&serde_json::to_vec(&holder("\u{1b}]0;b\u{7}")).unwrap());
         let other = take(&path, &holder("a"), at(1.0)).unwrap().unwrap_err();

@@ -34,7 +34,7 @@ const MOST_REFUSED: u32 = 200;
 
 /// The cost model and what it was fitted from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Clock {
+pub struct CostModel {
     /// The normal equations: features x features, features x 1.
     pub normal: [[f64; FEATURES]; FEATURES],
     /// See above.
@@ -68,7 +68,7 @@ impl Refused {
     }
 }
 
-impl Default for Clock {
+impl Default for CostModel {
     fn default() -> Self {
         Self {
             normal: [[0.0; FEATURES]; FEATURES],
@@ -81,7 +81,7 @@ impl Default for Clock {
     }
 }
 
-impl Clock {
+impl CostModel {
     /// Seconds that `did` should take; `None` until the model is known.
     pub fn needed(&self, did: &Features) -> Option<f64> {
         let cost = self.cost?;
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn it_finds_the_cost_of_steps_and_of_prompt_tokens() {
-        let mut clock = Clock::default();
+        let mut clock = CostModel::default();
         for i in 0..400u32 {
             let did = [1.0, f64::from(i % 17), 0.0, f64::from(i % 3), f64::from((i * 37) % 911)];
             let seconds = 0.3 + 0.01 * did[1] + 0.02 * did[3] + 4e-4 * did[4];
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_stretch_that_took_ten_times_as_long_does_not_teach() {
-        let mut clock = Clock::default();
+        let mut clock = CostModel::default();
         (0..200).for_each(|_| clock.learn(0, &[1.0, 0.0, 0.0, 0.0, 0.0], 1.0, 1.0));
         let before = clock.clone();
         clock.learn(0, &[1.0, 0.0, 0.0, 0.0, 0.0], 10.0, 1.0);
@@ -210,7 +210,7 @@ mod tests {
     /// The seconds that a stretch needs after 400 that took a second each, and 400 more that took a fortieth, of so many
     /// ranks in turn.
     fn needed_after_a_change(ranks: usize) -> f64 {
-        let mut clock = Clock::default();
+        let mut clock = CostModel::default();
         let did = [1.0, 20.0, 0.0, 0.0, 0.0];
         (0..400).for_each(|i| clock.learn(i % 4, &did, 1.0, 1.0));
         (0..400).for_each(|i| clock.learn(i % ranks, &did, 0.025, 1.0));

@@ -19,13 +19,13 @@ use crate::clock::Clock;
 use crate::config::discover::Discover;
 use crate::config::effective::Settings;
 use crate::config::file::Config;
-use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
+use crate::config::signal::{OwnSource, UserSignalConfig, user_signals_of};
 use crate::config::target::Target;
 use crate::config::tree::Place;
 use crate::observe::changed::Changed;
 
 /// What one life of the agent is begun with.
-pub(super) struct Life {
+pub(super) struct Generation {
     pub(super) plan: Plan,
     /// Whether its configuration names a list of targets.
     pub(super) discovers: bool,
@@ -34,7 +34,7 @@ pub(super) struct Life {
     /// What its configuration said.
     pub(super) settings: Settings,
     /// The user's own signals.
-    pub(super) signals: Vec<OwnSignal>,
+    pub(super) signals: Vec<UserSignalConfig>,
 }
 
 /// What all lives have in common.
@@ -49,7 +49,7 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Runs the agent until SIGTERM or SIGINT.
-    pub(super) async fn watch(self, mut life: Life) -> anyhow::Result<()> {
+    pub(super) async fn watch(self, mut generation: Generation) -> anyhow::Result<()> {
         let cancel = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let stop = cancel.clone();
@@ -66,15 +66,15 @@ impl Watched {
         tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), reloads.clone()));
         loop {
             let next = Arc::new(Mutex::new(None));
-            let (discovers, targets) = (life.discovers, without_places(&life.targets));
+            let (discovers, targets) = (generation.discovers, without_places(&generation.targets));
             let reload = Rereading {
                 args: args.clone(),
                 files: files.clone(),
                 fetching: fetching.clone(),
                 discovers,
                 targets: targets.clone(),
-                settings: life.settings,
-                signals: Mutex::new(life.signals),
+                settings: generation.settings,
+                signals: Mutex::new(generation.signals),
                 next: next.clone(),
             };
             let run = agent::Run {
@@ -86,14 +86,14 @@ impl Watched {
                 serves: true,
                 background: Some(background.clone()),
             };
-            agent::run(life.plan, run).await?;
+            agent::run(generation.plan, run).await?;
             if cancel.is_cancelled() {
                 return Ok(());
             }
             let Some(after) = lock(&next).take() else { return Ok(()) };
-            life = after;
-            tracing::info!("{}", told(&targets, &without_places(&life.targets)));
-            announce(&life.plan);
+            generation = after;
+            tracing::info!("{}", told(&targets, &without_places(&generation.targets)));
+            announce(&generation.plan);
         }
     }
 }
@@ -107,9 +107,9 @@ struct Rereading {
     targets: Vec<Target>,
     settings: Settings,
     /// The user's own signals, as they were read last.
-    signals: Mutex<Vec<OwnSignal>>,
+    signals: Mutex<Vec<UserSignalConfig>>,
     /// What the life after it is begun with.
-    next: Arc<Mutex<Option<Life>>>,
+    next: Arc<Mutex<Option<Generation>>>,
 }
 
 impl Rereading {
@@ -145,7 +145,7 @@ impl Rereading {
             let plan = Plan::of(&config, &flags)?;
             let (targets, settings) = (config.targets.clone(), config.settings.clone());
             let signals = config.signals.clone();
-            *lock(&self.next) = Some(Life { plan, discovers, targets, settings, signals });
+            *lock(&self.next) = Some(Generation { plan, discovers, targets, settings, signals });
         }
         let mut waiting = Vec::new();
         if !begins_anew {
@@ -159,7 +159,7 @@ impl Rereading {
         Ok(Reload {
             rules: rules_of(&config),
             catalog: config.catalog.clone(),
-            own: own_signals_of(&config.signals, &config.catalog, &config.targets),
+            own: user_signals_of(&config.signals, &config.catalog, &config.targets),
             receivers: config.receivers,
             manual_capture: config.capture,
             watch_only: self.args.watch_only || config.watch_only,
@@ -182,11 +182,11 @@ fn needs_restart(key: &str) -> bool {
 
 /// Whether the series of the user's signals go on being theirs where the signals are read anew: each has a number by its
 /// place, so further ones may only follow behind, and queries go on being asked as they were at the start.
-fn keep_their_series(before: &[OwnSignal], now: &[OwnSignal]) -> bool {
-    let numbered = |of: &OwnSignal| (of.name.clone(), of.kind);
-    let queries = |all: &[OwnSignal]| -> Vec<OwnSignal> {
+fn keep_their_series(before: &[UserSignalConfig], now: &[UserSignalConfig]) -> bool {
+    let numbered = |of: &UserSignalConfig| (of.name.clone(), of.kind);
+    let queries = |all: &[UserSignalConfig]| -> Vec<UserSignalConfig> {
         let are_asked = all.iter().filter(|s| matches!(s.source, OwnSource::Prometheus { .. }));
-        are_asked.map(|signal| OwnSignal { place: Place::default(), ..signal.clone() }).collect()
+        are_asked.map(|signal| UserSignalConfig { place: Place::default(), ..signal.clone() }).collect()
     };
     let is_there = before.iter().zip(now).all(|(before, now)| numbered(before) == numbered(now));
     before.len() <= now.len() && is_there && queries(before) == queries(now)
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn signals_may_be_added_behind_the_others_and_anything_else_would_mix_their_series() {
-        let signal = |name: &str, kind, source| OwnSignal {
+        let signal = |name: &str, kind, source| UserSignalConfig {
             name: name.into(),
             unit: "".into(),
             kind,
@@ -310,13 +310,13 @@ mod tests {
         assert!(keep_their_series(&both, &both));
         assert!(keep_their_series(&both, &[a.clone(), b.clone(), c.clone()]), "one more");
         let line = Place { line: 7, ..Place::default() };
-        assert!(keep_their_series(&both, &[OwnSignal { place: line, ..a.clone() }, b.clone()]));
+        assert!(keep_their_series(&both, &[UserSignalConfig { place: line, ..a.clone() }, b.clone()]));
         for mixed in [
             vec![b.clone()],
             vec![a.clone()],
             vec![b.clone(), a.clone()],
             vec![c, a.clone(), b.clone()],
-            vec![a, OwnSignal { kind: Kind::Counter, ..b }],
+            vec![a, UserSignalConfig { kind: Kind::Counter, ..b }],
         ] {
             assert!(!keep_their_series(&both, &mixed), "{mixed:?}");
         }

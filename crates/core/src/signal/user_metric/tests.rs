@@ -1,25 +1,25 @@
 use super::*;
 
-fn own(metric: &str, stat: MetricStat) -> OwnMetric {
+fn own(metric: &str, stat: MetricStat) -> UserMetric {
     let over = Duration::from_secs(10);
-    OwnMetric { signal: Signal(200), metric: metric.into(), stat, labels: Vec::new(), over, target: None }
+    UserMetric { signal: Signal(200), metric: metric.into(), stat, labels: Vec::new(), over, target: None }
 }
 
-fn reader(metrics: Vec<OwnMetric>) -> OwnMetrics {
-    let mut reader = OwnMetrics::default();
+fn reader(metrics: Vec<UserMetric>) -> UserMetrics {
+    let mut reader = UserMetrics::default();
     reader.set_metrics(metrics);
     reader
 }
 
-fn read(reader: &mut OwnMetrics, page: &str, at: f64) -> Vec<(String, f64)> {
+fn read(reader: &mut UserMetrics, page: &str, at: f64) -> Vec<(String, f64)> {
     let key = (TargetId(0), SourceId(0));
     let (samples, beyond) = reader.read(key, page.as_bytes(), Time::from_epoch_s(at)).expect("a page");
     assert_eq!(beyond, 0);
     samples.iter().map(|s| (s.rank.to_string(), s.value)).collect()
 }
 
-fn further(ranks: RankLabels) -> FurtherPage {
-    FurtherPage { source: SourceId(0), ranks, server: "http://10.0.0.7:30000".into() }
+fn further(ranks: RankLabels) -> ExtraPage {
+    ExtraPage { source: SourceId(0), ranks, server: "http://10.0.0.7:30000".into() }
 }
 
 #[test]
@@ -156,13 +156,13 @@ fn a_reload_that_leaves_a_counter_as_it_is_counts_on() {
     let hits = || own("hits", MetricStat::Rate);
     let mut reader = reader(vec![hits()]);
     let page = |n: u32| format!("hits_total{{engine=\"0\",shard=\"a\"}} {n}\n");
-    let value = |reader: &mut OwnMetrics, n: u32, at: f64| read(reader, &page(n), at)[0].1;
+    let value = |reader: &mut UserMetrics, n: u32, at: f64| read(reader, &page(n), at)[0].1;
     assert_eq!(value(&mut reader, 1_000_000, 1.0), 1e6);
     // The server is started anew.
     assert_eq!(value(&mut reader, 500, 2.0), 1_000_500.0);
-    reader.set_metrics(vec![OwnMetric { signal: Signal(201), ..own("other", MetricStat::Value) }, hits()]);
+    reader.set_metrics(vec![UserMetric { signal: Signal(201), ..own("other", MetricStat::Value) }, hits()]);
     assert_eq!(value(&mut reader, 600, 3.0), 1_000_600.0, "it grew by a hundred");
     // Another counter begins with what it has.
-    reader.set_metrics(vec![OwnMetric { signal: Signal(202), ..hits() }]);
+    reader.set_metrics(vec![UserMetric { signal: Signal(202), ..hits() }]);
     assert_eq!(value(&mut reader, 700, 4.0), 700.0);
 }

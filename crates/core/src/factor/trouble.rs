@@ -8,7 +8,7 @@ use crate::factor::onset::Onset;
 
 /// A trouble under way, or one that is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Incident {
+pub struct Trouble {
     /// Counts up from 1.
     pub id: u64,
     /// The factor that departed first: the cause, as far as anything here can tell.
@@ -53,24 +53,24 @@ pub struct Symptom {
 
 /// What happened in a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum TroubleChange {
     /// A trouble was found.
-    Fired(Incident),
+    Fired(Trouble),
     /// More ranks of the same trouble.
-    Joined(Incident),
+    Joined(Trouble),
     /// Another rank is to blame after all.
-    Reblamed(Incident),
+    Reblamed(Trouble),
     /// The same trouble again, soon after it had cleared: no new incident.
-    Returned(Incident),
+    Returned(Trouble),
     /// It is over.
-    Cleared(Incident),
+    Cleared(Trouble),
     /// It has been like this for so long that it is what is usual now.
-    Standing(Incident),
+    Standing(Trouble),
 }
 
-impl Change {
+impl TroubleChange {
     /// The incident as it is now.
-    pub fn incident(&self) -> &Incident {
+    pub fn trouble(&self) -> &Trouble {
         match self {
             Self::Fired(i)
             | Self::Joined(i)

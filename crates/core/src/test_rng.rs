@@ -1,9 +1,9 @@
 //! Reproducible noise for tests.
 
 /// A linear congruential generator (Knuth, MMIX), by its state.
-pub struct Dice(pub u64);
+pub struct TestRng(pub u64);
 
-impl Dice {
+impl TestRng {
     /// The next number of `0.0..1.0`.
     pub fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -43,7 +43,7 @@ pub enum MetricStat {
 
 /// A signal of the user's, from metrics pages.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OwnMetric {
+pub struct UserMetric {
     /// Which signal.
     pub signal: Signal,
     /// The metric's name; of a histogram without `_bucket`, `_sum` and `_count`.
@@ -73,7 +73,7 @@ pub enum RankOf {
 
 /// A page beside the server's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FurtherPage {
+pub struct ExtraPage {
     /// What it is polled as.
     pub source: SourceId,
     /// How it names ranks.
@@ -130,12 +130,12 @@ const WORKER: &str = "worker";
 
 /// Reads the user's metrics, and remembers what growth is counted from.
 #[derive(Debug, Default)]
-pub struct OwnMetrics {
-    metrics: Vec<OwnMetric>,
+pub struct UserMetrics {
+    metrics: Vec<UserMetric>,
     /// How many of them are the user's.
     own: usize,
     parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
-    pages: BTreeMap<SourceId, FurtherPage>,
+    pages: BTreeMap<SourceId, ExtraPage>,
     before: BTreeMap<(SourceId, Rank, usize), Before>,
     counted: BTreeMap<(SourceId, Rank, usize), Counted>,
     /// How many series all of [`Self::counted`] have.
@@ -145,12 +145,12 @@ pub struct OwnMetrics {
     beyond: u64,
 }
 
-impl OwnMetrics {
+impl UserMetrics {
     /// Replaces the signals; the growth of those that were there before is counted on.
-    pub fn set_metrics(&mut self, mut metrics: Vec<OwnMetric>) {
+    pub fn set_metrics(&mut self, mut metrics: Vec<UserMetric>) {
         self.parts.clear();
         self.own = metrics.len();
-        metrics.extend(UNASKED.map(|(signal, metric)| OwnMetric {
+        metrics.extend(UNASKED.map(|(signal, metric)| UserMetric {
             signal,
             metric: metric.into(),
             stat: MetricStat::Value,
@@ -163,7 +163,7 @@ impl OwnMetrics {
                 self.parts.entry(name.into_bytes()).or_default().push((i, part));
             }
         }
-        let place_of = |known: &OwnMetric| metrics.iter().position(|own| own == known);
+        let place_of = |known: &UserMetric| metrics.iter().position(|own| own == known);
         let places: Vec<Option<usize>> = self.metrics.iter().map(place_of).collect();
         self.before = at_places(std::mem::take(&mut self.before), &places);
         self.counted = at_places(std::mem::take(&mut self.counted), &places);
@@ -172,7 +172,7 @@ impl OwnMetrics {
     }
 
     /// Sets which sources are further pages, and how they name ranks.
-    pub fn set_pages(&mut self, pages: Vec<FurtherPage>) {
+    pub fn set_pages(&mut self, pages: Vec<ExtraPage>) {
         self.pages = pages.into_iter().map(|page| (page.source, page)).collect();
     }
 
@@ -347,7 +347,7 @@ fn at_places<T>(
     all.into_iter().filter_map(|(key, value)| Some((now(key)?, value))).collect()
 }
 
-fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {
+fn parts_of(own: &UserMetric) -> Vec<(String, Part)> {
     let name = &*own.metric;
     match own.stat {
         MetricStat::Value => vec![(name.to_owned(), Part::Value)],
