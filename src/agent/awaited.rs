@@ -96,7 +96,7 @@ impl AwaitingDisk {
     }
 }
 
-/// Until the disk answers that the agent waits for; for ever where it waits for none.
+/// Resolves when the pending state folder has been read; never if none is pending.
 pub(super) async fn opened(awaited: &mut Option<AwaitingDisk>) -> anyhow::Result<Opened> {
     match awaited {
         Some(awaited) => awaited.opening.opened().await,

@@ -250,7 +250,7 @@ async fn probe(
         };
         was_refused = reach == Reach::Refused;
         asked = 0;
-        // Where many wait the newest is no news; the next is told.
+        // If the channel is full this reading is dropped; the next one supersedes it.
         let _ = tell.try_send(reach);
     }
 }

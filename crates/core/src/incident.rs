@@ -180,7 +180,7 @@ impl Incident {
         let before = std::mem::replace(&mut self.finding, finding);
         let (rank, side) = (before.rank, before.side);
         if (&rank, side) != (&self.finding.rank, self.finding.side) {
-            // Only where the blame goes to and fro between levels are there more.
+            // There are more only where the blame alternates between levels.
             if self.blamed_before.len() == MOST_BLAMED {
                 self.blamed_before.remove(1);
             }

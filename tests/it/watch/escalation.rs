@@ -425,7 +425,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_story_has_a_further_window_that_is_no_worse_and_no_message_comes_twice(
+    fn no_incident_has_a_further_window_that_is_no_worse_and_no_message_comes_twice(
         steps in prop::collection::vec(step(), 1..24)
     ) {
         run(&steps)?;

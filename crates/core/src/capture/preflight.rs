@@ -61,7 +61,7 @@ pub fn server(facts: &Facts) -> Result<&ServerFacts, Refusal> {
 /// Refuses as long as a rank has work and does not move, and for a while after: a window cannot be ended
 /// on a rank that hangs. A rank without work is none of those.
 pub fn progress(facts: &Facts) -> Result<(), Refusal> {
-    // Who is stuck is told before who is only in doubt.
+    // A stuck rank is reported before a suspected one.
     let mut doubt = Ok(());
     for (dp, progress) in &facts.progress {
         let rank = Rank::dp(*dp);

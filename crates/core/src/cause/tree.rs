@@ -12,7 +12,7 @@ use crate::signal::catalog;
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// A change of so many standard errors is none of chance's: of the dozen that are looked at for each
+/// A change of so many standard errors is not explained by chance: of the dozen that are looked at for each
 /// incident, one in thousands is as large without a cause.
 const SURE: f64 = 4.0;
 /// From here on a change is worth mentioning.
@@ -27,7 +27,7 @@ const FULL: f64 = 0.85;
 const SEEN: Duration = Duration::from_secs(1);
 /// A rank that is sent less holds at most this share of what it held.
 const LESS_TO_DO: f64 = 0.8;
-/// So many that wait are a backlog, and no chance of the moment; it is worked off once at most this share is left.
+/// So many that wait are a backlog that chance does not explain; it is worked off once at most this share is left.
 const LEAST_BACKLOG: f64 = 16.0;
 const STILL_WAITING: f64 = 0.9;
 /// The course of a factor tells its departure within this much, ...
@@ -370,7 +370,7 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         requests = Requests::Cached;
         support.push(words::change(case, CauseKind::CacheMisses, *cache, factors[2].departed));
     }
-    // The router's own counter has the last word on what the router did.
+    // The router's counter takes precedence on what the router did.
     let is_unsent = sent.is_some_and(|sent| sent.own != (0.0, 0.0) && !agrees(sent, found.term));
     if is_unsent {
         requests = Requests::NotRouted;

@@ -111,7 +111,7 @@ const MOST_USUAL: usize = 8;
 const NEVER: i64 = i64::MIN;
 /// After a gap no more seconds than this are looked at, one by one.
 const MOST_SECONDS: i64 = 20;
-/// Nothing new from anybody for so long is a pause, which is slept off for so long, in seconds.
+/// Nothing new from any rank for PAUSE seconds is a pause of all; after it nothing is tested for PAUSE_WAKE seconds.
 const PAUSE: f64 = 2.5;
 /// Where a source is polled more rarely: for so many polls.
 const POLLS_MISSED: f64 = 2.5;

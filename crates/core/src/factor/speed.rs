@@ -268,7 +268,7 @@ impl Speed {
                 let of_busy_peers = Some((peers[r], f64::INFINITY)).filter(|(others, _)| !others.is_nan());
                 let found = of_busy_peers.or_else(|| self.of_idle_peers(sum, shared, r));
                 let Some((others, rests_on)) = found else { continue };
-                // What rests on little is no lesson.
+                // Too little data to learn from.
                 if !own.is_nan() && rests_on.is_infinite() {
                     let effect = own - others;
                     if effect.abs() > effects[r].abs() {

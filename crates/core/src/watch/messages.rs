@@ -1,4 +1,4 @@
-//! The story of an incident: to each receiver at most three messages. The first says that it began, at
+//! The messages of an incident: to each receiver at most three messages. The first says that it began, at
 //! once, and why nothing is captured where that is known already; the second is the result; the third
 //! is its end. The death of the server, if its log tells of one, is a message of its own, at most one an
 //! incident. What comes after the result (a further window, its verdict, its refusal) only renews
@@ -24,7 +24,7 @@ pub struct MessageProgress {
 }
 
 impl MessageProgress {
-    /// The story of an incident that an agent before this one told.
+    /// The messages of an incident that an earlier agent has begun to report.
     pub(super) const fn resumed(has_begun: bool, is_told: bool) -> Self {
         Self { has_begun, is_told, awaited: None }
     }

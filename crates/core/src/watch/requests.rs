@@ -278,7 +278,7 @@ impl Core {
         }
     }
 
-    /// An incident that is told already is taken up by a firing: with other blame, or of another rule.
+    /// A firing continues an incident that was reported already: with other blame, or of another rule.
     pub(super) fn reconsider(&mut self, store: &SignalStore, id: &IncidentId, now: Time) {
         self.look_for_cause(store, id, now);
         self.request_if_undecided(id, now);

@@ -1,4 +1,4 @@
-//! What the detector hears: readings get a meaning and go to the way of knowing that they are of.
+//! Converts readings and passes each to the channel of its source.
 
 use super::{
     COUNTERS, Detector, GAUGES, LINES, QUALITY, RESERVE_PATIENCE, SOURCE_PATIENCE, WARM_UP, WORK_COUNTERS,

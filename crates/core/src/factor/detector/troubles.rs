@@ -118,7 +118,7 @@ impl OpenTrouble {
         patience: u32,
         moment: StepContext,
     ) -> bool {
-        // What is inferred wanders: it is looked at for longer.
+        // Inferred rates fluctuate more, so they are looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
         // How long requests stay on a rank with little to do shows in as many seconds as bring enough of them, in however
         // many it was found.
