@@ -96,22 +96,15 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum AgentEvent {
     /// Something was learned of a server.
-    Server {
-        /// Which.
-        target: TargetId,
-        /// What.
-        fact: ServerFact,
-    },
+    Server { target: TargetId, fact: ServerFact },
     /// A window made progress.
     Window {
-        /// Its incident.
         incident: Arc<str>,
         /// The progress.
         event: WindowEvent,
     },
     /// A capture asks for the evidence of its bundle.
     Evidence {
-        /// The incident.
         incident: Box<Incident>,
         /// Its onset.
         since: Time,
@@ -120,18 +113,13 @@ pub enum AgentEvent {
     },
     /// The ranks of a capture were compared.
     Compared {
-        /// Its incident.
         incident: Arc<str>,
         /// The number of the capture within it.
         window: usize,
-        /// The verdict.
         note: VerdictNote,
     },
     /// The ranks of a capture could not be compared.
-    NotCompared {
-        /// Its incident.
-        incident: Arc<str>,
-    },
+    NotCompared { incident: Arc<str> },
     /// The ranks of a capture were compared that an agent before this one had begun.
     RecoveredCompared {
         /// The record of its incident.
@@ -140,10 +128,7 @@ pub enum AgentEvent {
         note: VerdictNote,
     },
     /// The agent ends before a window was proven closed; the state has it.
-    LeftOpen {
-        /// Its incident.
-        incident: Arc<str>,
-    },
+    LeftOpen { incident: Arc<str> },
     /// A window that an agent before this one left behind was closed.
     Recovered {
         /// The record of its incident, as that agent left it.
@@ -152,12 +137,7 @@ pub enum AgentEvent {
         taken: Taken,
     },
     /// The bundle of an incident was begun.
-    Bundled {
-        /// Of which incident.
-        incident: Arc<str>,
-        /// Its path.
-        path: String,
-    },
+    Bundled { incident: Arc<str>, path: String },
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
@@ -206,7 +186,6 @@ pub type OnEffect = Box<dyn FnMut(&Effect) + Send>;
 /// Starts the uploads of bundles, and keeps the lease of the pool.
 type StartStore = Box<dyn FnOnce(&Bundles, &State) -> Option<pool::Pool> + Send>;
 
-/// The agent.
 pub struct Agent {
     watch: Watch,
     /// The disk of the state, where it has not answered yet.
@@ -259,7 +238,6 @@ pub type ReadConfiguration = Arc<dyn Fn() -> anyhow::Result<Reload> + Send + Syn
 /// What a configuration that was read again changes.
 #[derive(Debug)]
 pub struct Reload {
-    /// The rules.
     pub rules: Vec<skewtrap_core::rule::Rule>,
     /// The signals.
     pub catalog: Arc<catalog::Catalog>,
@@ -283,7 +261,6 @@ pub struct Reload {
 
 /// How the agent is run.
 pub struct Run {
-    /// Its clock.
     pub clock: Clock,
     /// Ends it.
     pub cancel: CancellationToken,

@@ -83,11 +83,9 @@ pub enum ServeError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}; is another agent running? set `{key}` to another address")]
     Bind {
-        /// The address.
         address: SocketAddr,
         /// `listen` or `metrics_listen`.
         key: &'static str,
-        /// Why.
         source: std::io::Error,
     },
     /// Without a token everybody could read.
@@ -95,10 +93,7 @@ pub enum ServeError {
         "`listen: {address}` is reachable from other machines and needs a token: set `token` (to \
          `{{ env: NAME }}` or `{{ file: PATH }}`), or listen on 127.0.0.1"
     )]
-    NoToken {
-        /// The address.
-        address: SocketAddr,
-    },
+    NoToken { address: SocketAddr },
 }
 
 /// The state of all handlers.

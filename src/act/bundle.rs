@@ -68,7 +68,6 @@ impl<T: AsRef<[u8]> + ?Sized> Evidence for T {
 pub struct BundleError {
     /// Which file or folder.
     path: PathBuf,
-    /// Why.
     source: io::Error,
 }
 

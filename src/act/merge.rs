@@ -18,7 +18,6 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// A complete trace.
 #[derive(Deserialize)]
 struct CompleteTrace {
     #[serde(rename = "traceEvents")]

@@ -30,7 +30,6 @@ pub enum NsysError {
     NotInstalled {
         /// What was tried.
         program: String,
-        /// Why.
         source: std::io::Error,
     },
     /// The agent cannot catch what it prints.

@@ -16,7 +16,6 @@ use skewtrap_core::capture::keep::{Choice, Keep, KeptBundle, choose};
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_trace::time::Time;
 
-/// The result of a sweep.
 #[derive(Debug, Default)]
 pub struct SweepResult {
     /// Incidents whose bundle was deleted.

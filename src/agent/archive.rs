@@ -28,7 +28,6 @@ use skewtrap_trace::time::Time;
 pub enum Job {
     /// An incident that fired, with what the store remembers of its group.
     Create {
-        /// Its record.
         record: Box<Record>,
         /// For `evidence.jsonl`.
         evidence: Samples,

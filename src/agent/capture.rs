@@ -84,7 +84,6 @@ pub struct CaptureResult {
     pub stalled: Duration,
     /// The longest silence of one rank, where it was measured.
     pub longest: Option<Duration>,
-    /// What that was predicted to be.
     pub predicted: Option<Duration>,
     /// Silences shorter than this could not be seen, where no rank's export is seen.
     pub unseen_below: Option<Duration>,

@@ -26,7 +26,6 @@ use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Suspect, Verdict,
 /// So many peers tell what a host usually does.
 const PEERS_READ: usize = 3;
 
-/// What to compare.
 #[derive(Debug, Default)]
 pub struct CompareRequest {
     /// Folders or files of the capture.

@@ -110,7 +110,6 @@ struct Collection {
     manifest: WindowManifest,
     until: Instant,
     seen: BTreeMap<PathBuf, FoundFile>,
-    /// What was read, by the path.
     read: BTreeMap<PathBuf, NodeFile>,
     /// Summaries that the store has not taken yet, likewise: reading a trace again would take minutes of a CPU.
     made: BTreeMap<PathBuf, (FoundFile, NodeFile, (RankId, Vec<u8>))>,

@@ -88,9 +88,7 @@ pub struct Plan {
 /// One server.
 #[derive(Clone, Debug)]
 pub struct TargetPlan {
-    /// Which.
     pub target: TargetId,
-    /// Its name.
     pub name: Arc<str>,
     /// Where it is; `None` for a target that is only logs.
     pub server: Option<Server>,
@@ -118,14 +116,12 @@ impl TargetPlan {
     }
 }
 
-/// One source.
 #[derive(Clone, Debug)]
 pub enum SourcePlan {
     /// A log.
     Tail(tail::Config),
     /// Loads or metrics.
     Poll(poll::Config),
-    /// A query.
     Query(promql::Config),
     /// The engine's processes on this machine.
     Host(host::Config),

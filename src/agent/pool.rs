@@ -126,7 +126,6 @@ impl HeldLease {
 /// What the lease is to be taken for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// The attempt.
     pub attempt: &'a Attempt,
     /// What is to be done.
     pub method: &'a CaptureMethod,

@@ -13,11 +13,9 @@ use crate::http::secret::SecretError;
 #[derive(Debug, thiserror::Error)]
 #[error("receiver {name}: {source}; it gets no messages until that is corrected and the agent is restarted")]
 pub struct UnusableReceiver {
-    /// Its name.
     pub name: Arc<str>,
     /// By what it would get messages: `webhook`.
     pub means: &'static str,
-    /// Why.
     pub source: SecretError,
 }
 

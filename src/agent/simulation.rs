@@ -74,7 +74,6 @@ struct ObservedActions {
 enum End {
     /// It was killed, or was down.
     Dead,
-    /// It ended.
     Ended(Result<(), String>),
     /// The run is over.
     Over,

@@ -182,7 +182,6 @@ struct RefusedBundle {
     why: String,
 }
 
-/// How a round ended.
 struct RoundEnd {
     /// Whether the store is away, so that nothing is asked of it for longer.
     is_away: bool,

@@ -107,7 +107,6 @@ pub struct TargetHandle {
     pub target: String,
     /// What it was when it last said so: [`ServerFacts::instance`](skewtrap_core::capture::facts::ServerFacts::instance).
     pub instance: Option<String>,
-    /// Its sizes by then.
     pub sizes: Sizes,
     /// Its paths and ours.
     pub paths: PathMap,
@@ -159,7 +158,6 @@ pub async fn follow(log: PathBuf, mut from: u64, sender: mpsc::Sender<WindowSign
 /// How far a window has come, for the rest of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Its phase.
     pub phase: WindowPhase,
     /// Which samples not to trust.
     pub settling: SettlingTime,
@@ -168,7 +166,6 @@ pub struct Status {
 /// The result of a window.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// How it ended.
     pub ending: Ending,
     /// What was sent, and the answers.
     pub exchanges: Vec<Exchange>,
@@ -450,7 +447,6 @@ pub async fn resume(
 /// The connections of a window with the rest of the agent.
 #[derive(Debug)]
 pub struct Links {
-    /// Signals to it.
     pub signals: mpsc::Receiver<WindowSignal>,
     /// Its status, for others.
     pub status: watch::Sender<Status>,

@@ -17,7 +17,6 @@ pub struct Request {
     pub query: String,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<String>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -46,7 +45,6 @@ pub struct Response {
     pub status: u16,
     /// Its `Content-Type`; SGLang sends none with some plain bodies.
     pub content_type: Option<&'static str>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -76,7 +74,6 @@ impl Response {
         Self::json(405, &serde_json::json!({"detail": "Method Not Allowed"}))
     }
 
-    /// The body as text.
     pub fn body_text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -100,7 +97,6 @@ impl Response {
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// With an answer.
     Answer(Response),
     /// The connection broke before the answer.
     Reset,
@@ -130,12 +126,7 @@ pub enum Effect {
         rank: u16,
     },
     /// It ends a request.
-    Done {
-        /// Which.
-        call: CallId,
-        /// How.
-        outcome: Outcome,
-    },
+    Done { call: CallId, outcome: Outcome },
     /// The process dies: its port refuses connections.
     Down,
     /// The process listens (again).

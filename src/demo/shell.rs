@@ -69,7 +69,6 @@ pub struct RunningDouble {
     pub url: String,
     /// The log it writes.
     pub log_path: PathBuf,
-    /// Its clock.
     pub clock: StageClock,
     /// Cancelled at `Stage::end`; the double continues to serve.
     pub finished: CancellationToken,
@@ -165,7 +164,6 @@ pub async fn start(engine: impl Into<ServerKind>, stage: Stage) -> io::Result<Ru
     Ok(RunningDouble { url, log_path: stage.log_path, clock, finished, journal, commands, stop })
 }
 
-/// The task that owns the double.
 struct DoubleTask {
     engine: ServerKind,
     clock: StageClock,

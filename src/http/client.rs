@@ -31,12 +31,7 @@ const HERE: &str = "localhost,127.0.0.0/8,::1";
 pub enum ClientError {
     /// The file of certificates cannot be used.
     #[error("the certificates in {path} cannot be used: {why}; it must hold PEM certificates of authorities")]
-    Authorities {
-        /// Its path.
-        path: String,
-        /// Why.
-        why: String,
-    },
+    Authorities { path: String, why: String },
     /// The TLS library refused its own defaults.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),

@@ -96,7 +96,6 @@ pub mod stand_in {
     /// What becomes of a request.
     pub type Carried = Pin<Box<dyn Future<Output = Result<Response, Unanswered>> + Send>>;
 
-    /// A network.
     pub trait Network: Send + Sync {
         /// Carries a request to its server and the answer back.
         fn carry(&self, request: Request) -> Carried;

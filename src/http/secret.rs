@@ -13,18 +13,10 @@ pub struct Secret(Arc<str>);
 pub enum SecretError {
     /// The environment variable is not set, or is not UTF-8.
     #[error("the environment variable {name} is not set: set it to the secret, or name a file instead")]
-    Env {
-        /// Its name.
-        name: String,
-    },
+    Env { name: String },
     /// The file cannot be read.
     #[error("the secret in {path} cannot be read: {source}; it must be readable by the agent's user")]
-    File {
-        /// Its path.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { path: String, source: std::io::Error },
     /// It is empty.
     #[error("the secret in {place} is empty")]
     Empty {

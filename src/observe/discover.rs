@@ -28,7 +28,6 @@ pub enum DiscoverError {
     /// It answered something else.
     #[error("it answered {status}{said}")]
     Status {
-        /// The status.
         status: u16,
         /// What it said, behind a colon.
         said: String,
@@ -36,7 +35,6 @@ pub enum DiscoverError {
     /// A name has no address.
     #[error("the name {name} has no address: {why}")]
     Name {
-        /// The name.
         name: String,
         /// The resolver's words.
         why: String,
@@ -48,10 +46,7 @@ pub enum DiscoverError {
     #[error(
         "Kubernetes does not let this service account list pods of the namespace {namespace} (403): give it a role with `get` and `list` on `pods`"
     )]
-    Forbidden {
-        /// Which namespace.
-        namespace: String,
-    },
+    Forbidden { namespace: String },
     /// The answer is no list of pods.
     #[error("what answers is no API of Kubernetes: {0}")]
     NotPods(String),

@@ -23,7 +23,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Parse, Self::Rules, Self::Publish];
 
     /// As in metrics.

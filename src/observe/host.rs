@@ -29,7 +29,6 @@ const SEARCH_EVERY: Duration = Duration::from_secs(60);
 /// Whose processes are read.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server.
     pub target: TargetId,
     /// The source's id.
     pub source: SourceId,

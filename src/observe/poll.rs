@@ -41,7 +41,6 @@ pub enum Page {
 /// One polled endpoint.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server.
     pub target: TargetId,
     /// The source's id.
     pub source: SourceId,

@@ -54,7 +54,6 @@ pub enum ReplayError {
     Io {
         /// The recording.
         path: PathBuf,
-        /// Why.
         error: io::Error,
     },
     /// A gzip file without its end.

@@ -27,9 +27,7 @@ pub const LOADS_PATHS: [&str; 2] = ["/v1/loads", "/get_load"];
 /// The result of a request to `/health`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Health {
-    /// An answer.
     Answered(HealthAnswer),
-    /// The connection was refused.
     ConnectionRefused,
 }
 

@@ -54,7 +54,6 @@ pub enum Action {
         target: Option<Arc<str>>,
         /// For how long.
         duration: Duration,
-        /// Why.
         why: Option<String>,
     },
     /// Windows may open again where one hurt the server.
@@ -101,9 +100,7 @@ pub type AlertKey = (String, String);
 /// What is known of an alert of another system that asks for a capture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AlertOrigin {
-    /// Which it is.
     pub key: AlertKey,
-    /// Its labels.
     pub labels: Labels,
     /// Since when it has been firing.
     pub since: Option<Time>,

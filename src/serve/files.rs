@@ -28,7 +28,6 @@ const LISTED: usize = 500;
 /// How deep folders inside a bundle are listed.
 const DEPTH: usize = 4;
 
-/// One file of a bundle.
 #[derive(Debug, Serialize)]
 pub(super) struct BundleFile {
     path: String,

@@ -93,7 +93,6 @@ pub struct HttpWindow {
     pub record_shapes: bool,
     /// Separate files for prefill and decode.
     pub profile_by_stage: bool,
-    /// Which stages.
     pub profile_stages: Option<Vec<String>>,
     /// Front part of the file names.
     pub profile_prefix: Option<String>,
@@ -145,7 +144,6 @@ impl Default for HttpWindow {
 /// A window of an Nsight Systems session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NsysWindow {
-    /// Which session.
     pub session: NsysSession,
     /// How long.
     pub duration: Duration,

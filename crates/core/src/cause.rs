@@ -36,7 +36,6 @@ pub const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(3), Durati
 /// Why it happened, as far as the numbers tell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cause {
-    /// What kind of cause.
     pub kind: CauseKind,
     /// One sentence: `the router sends DP2 more`.
     pub statement: String,
@@ -57,7 +56,6 @@ pub struct Cause {
     /// CPU, or its cgroup is throttled; 1 where every rank's process is seen and none waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_slowdown: Option<f64>,
-    /// As of when.
     pub at: Time,
 }
 
@@ -86,7 +84,6 @@ impl Cause {
     }
 }
 
-/// What kind of cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {

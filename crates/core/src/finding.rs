@@ -73,7 +73,6 @@ mod under_both_names {
 pub struct Symptom {
     /// When it was first seen.
     pub at: Time,
-    /// The rank it is of.
     pub rank: Labels,
     /// Which: `share`, `speed`, `work` or `stuck`.
     pub factor: Arc<str>,
@@ -165,7 +164,6 @@ pub struct Measured {
     pub statistic: Statistic,
     /// The signal it summarises (`load`).
     pub signal: Arc<str>,
-    /// Its value.
     pub value: f64,
     /// The bound it crossed.
     pub bound: f64,

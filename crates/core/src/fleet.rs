@@ -164,13 +164,11 @@ pub fn is_ended(record: &Record, now: Time, patience_s: f64) -> bool {
 pub struct IndexLine {
     /// The version of this form.
     pub index: u32,
-    /// The pool.
     pub pool: Arc<str>,
     /// The host of the agent.
     pub host: Arc<str>,
     /// The configured name of the server.
     pub target: Arc<str>,
-    /// The incident.
     pub incident: Arc<str>,
     /// The rule that fired.
     pub rule: Arc<str>,
@@ -178,11 +176,9 @@ pub struct IndexLine {
     pub severity: Severity,
     /// The blamed rank, as people read it: `DP2`.
     pub rank: String,
-    /// When it fired.
     pub fired_at: Time,
     /// When it stopped.
     pub resolved_at: Option<Time>,
-    /// The kind of its cause.
     pub cause: Option<CauseKind>,
     /// How its last capture came out: `none`, `refused`, `done`, `failed`.
     pub capture: String,
@@ -198,7 +194,6 @@ pub struct IndexLine {
     pub stall_s: f64,
     /// Bytes that they captured.
     pub bytes: u64,
-    /// The kind of the verdict.
     pub verdict: Option<Kind>,
     /// The rank that the verdict names.
     pub culprit: Option<String>,

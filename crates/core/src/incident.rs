@@ -30,7 +30,6 @@ pub type IncidentId = Arc<str>;
 /// One incident. Times are epoch seconds in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
-    /// Its id.
     pub id: IncidentId,
     /// The rule that fired.
     pub rule: Arc<str>,
@@ -305,7 +304,6 @@ impl Incident {
 pub struct EarlierCapture {
     /// How bad it was then: how many times its bound the statistic was.
     pub times_bound: f64,
-    /// Its outcome.
     pub capture: CaptureOutcome,
     /// The verdict of comparing its ranks.
     pub verdict: Option<VerdictNote>,
@@ -352,18 +350,14 @@ const MOST_BLAMED: usize = 8;
 /// Whom an incident was blamed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blamed {
-    /// Which rank.
     pub rank: Labels,
-    /// On which side.
     pub side: Side,
-    /// Until when.
     pub until: Time,
 }
 
 /// When the severity of an incident rose after it was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raised {
-    /// When.
     pub at: Time,
     /// How grave it was before.
     pub from: Severity,
@@ -375,13 +369,9 @@ const MOST_JOINED: usize = 32;
 /// What another rule found of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Joined {
-    /// When.
     pub at: Time,
-    /// Which rule.
     pub rule: Arc<str>,
-    /// Of which rank.
     pub rank: Labels,
-    /// On which side.
     pub side: Side,
     /// By which numbers: `max_over_mean(queue_reqs) 2.40 against 1.80`.
     pub what: String,
@@ -393,7 +383,6 @@ pub struct Joined {
 /// An incident that got worse after it was captured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Escalation {
-    /// When.
     pub at: Time,
     /// The statistic's value then.
     pub value: f64,
@@ -419,7 +408,6 @@ pub struct Death {
 /// A second window of an incident, which the verdict of the first one asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FollowUp {
-    /// When.
     pub at: Time,
     /// The number of the capture that was requested.
     pub window: usize,
@@ -453,7 +441,6 @@ pub struct VerdictNote {
     /// Where its cause is; absent without a culprit, and in files of releases that did not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Place>,
-    /// One sentence.
     pub sentence: String,
     /// Busy GPU time per step beyond the median of its peers; by its host, host time beyond what its work
     /// accounts for.

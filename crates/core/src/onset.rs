@@ -35,7 +35,6 @@ const LEAST_ERROR_POINTS: f64 = 0.5;
 /// Where an imbalance began.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Onset {
-    /// When.
     pub at: Time,
     /// How far off that may be, in seconds (two standard deviations).
     pub error_s: f64,

@@ -40,7 +40,6 @@ pub struct Status {
     pub next: Option<Arc<str>>,
     /// One for each configured server of this part.
     pub targets: Vec<TargetStatus>,
-    /// One for each rule.
     pub rules: Vec<RuleStatus>,
     /// The newest first, as many as the agent keeps in memory.
     pub incidents: Vec<Incident>,
@@ -48,7 +47,6 @@ pub struct Status {
     pub windows: Vec<WindowStatus>,
     /// What may still be captured.
     pub budget: BudgetStatus,
-    /// One for each receiver.
     pub receivers: Vec<ReceiverStatus>,
     /// Silences that still hold.
     pub silences: Vec<Silence>,
@@ -186,7 +184,6 @@ pub struct SourceStatus {
     pub kind: Arc<str>,
     /// A path or an address, without credentials.
     pub place: String,
-    /// How it is.
     pub state: SourceState,
     /// What is wrong, and what would mend it.
     pub problem: Option<String>,
@@ -206,7 +203,6 @@ pub struct SourceStatus {
     pub dropped: u64,
 }
 
-/// One rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankStatus {
     /// `{"dp_rank": 2}`, and the role where there is one.
@@ -228,10 +224,8 @@ pub struct SignalStatus {
     pub source: Arc<str>,
 }
 
-/// One rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleStatus {
-    /// Its name.
     pub name: Arc<str>,
     /// Its own sentence.
     pub about: Option<String>,
@@ -241,7 +235,6 @@ pub struct RuleStatus {
     pub capture: String,
     /// Its groups, in their order; none before the first sample.
     pub groups: Vec<GroupStatus>,
-    /// When it was last evaluated.
     pub last_evaluated: Option<Time>,
     /// Until when its captures and messages are silenced.
     pub silenced_until: Option<Time>,
@@ -250,11 +243,8 @@ pub struct RuleStatus {
 /// One group of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupStatus {
-    /// The server.
     pub target: Arc<str>,
-    /// Its labels.
     pub group: Labels,
-    /// Where it is.
     pub state: RuleState,
     /// Why it is there, and what it would take to fire.
     pub why: String,
@@ -283,7 +273,6 @@ pub struct GroupStatus {
 pub struct WindowStatus {
     /// The incident it belongs to.
     pub incident: Arc<str>,
-    /// The server.
     pub target: Arc<str>,
     /// By what it captures.
     pub means: CaptureKind,
@@ -320,7 +309,6 @@ pub struct BudgetStatus {
     pub written_bytes_limit: u64,
 }
 
-/// One limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LimitStatus {
     /// `all rules`, a rule's name, or with several servers `dp-load-skew on server`; rules of which
@@ -336,10 +324,8 @@ pub struct LimitStatus {
     pub cooldown_until: Option<Time>,
 }
 
-/// One receiver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReceiverStatus {
-    /// Its name.
     pub name: Arc<str>,
     /// `webhook`, `slack`, `alertmanager`, `command`, `stdout`.
     pub means: Arc<str>,
@@ -374,7 +360,6 @@ impl Silence {
 /// The last minutes of one signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// Its name.
     pub signal: Arc<str>,
     /// When the last value was true.
     pub end: Time,
@@ -387,7 +372,6 @@ pub struct History {
 /// One rank's last minutes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// The server.
     pub target: Arc<str>,
     /// `{"dp_rank": 2}`.
     pub rank: Labels,

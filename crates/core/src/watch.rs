@@ -76,7 +76,6 @@ pub enum Mode {
 /// A server that is watched.
 #[derive(Clone, Debug)]
 pub struct WatchedTarget {
-    /// Its name.
     pub name: Arc<str>,
     /// Its role, where the operator declares it.
     pub role: Option<Role>,

@@ -4,6 +4,8 @@
 //! What is stored under which name, and what may leave a host at all, is decided in
 //! [`skewtrap_core::fleet`].
 
+#![warn(missing_docs)] // a library for others too
+
 mod client;
 pub mod index;
 pub mod kubernetes;

@@ -52,6 +52,8 @@
 //! # Ok(())
 //! # }
 //! ```
+
+#![warn(missing_docs)] // a library for others too
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod collective;

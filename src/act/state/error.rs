@@ -14,7 +14,6 @@ pub enum StateError {
         "the state folder {folder} is in use by another skewtrap ({holder}); give each agent its own --state-dir, or stop the other one"
     )]
     InUse {
-        /// The folder.
         folder: PathBuf,
         /// The other process, as it wrote into the lock file.
         holder: String,
@@ -23,36 +22,22 @@ pub enum StateError {
     #[error(
         "the state folder {folder} cannot be used: {source}; it must be a folder that the agent can write to"
     )]
-    Folder {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Folder { folder: PathBuf, source: std::io::Error },
     /// Somebody deleted or replaced it while the agent ran.
     #[error(
         "the state folder {folder} was deleted or replaced while the agent ran; what is written now would be lost, so no window is opened: bring the folder back, or start the agent again"
     )]
-    Vanished {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Vanished { folder: PathBuf },
     /// There is no room for what the end of a window needs.
     #[error(
         "the disk of the state folder {folder} has no room for the end of a window ({source}), so none is opened: free some space there"
     )]
-    NoRoom {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    NoRoom { folder: PathBuf, source: std::io::Error },
     /// SQLite failed.
     #[error("the state in {file} cannot be read or written: {source}")]
     Database {
         /// The database.
         file: PathBuf,
-        /// Why.
         source: rusqlite::Error,
     },
     /// A row that this release cannot read.
@@ -60,9 +45,7 @@ pub enum StateError {
     Row {
         /// The database.
         file: PathBuf,
-        /// The table.
         table: &'static str,
-        /// Why.
         source: serde_json::Error,
     },
     /// Another agent has its turn on the server. Not of the database, but for the same reason nothing
@@ -73,9 +56,7 @@ pub enum StateError {
     Leased {
         /// Its id.
         agent: String,
-        /// Its process.
         process: u32,
-        /// Until when.
         until: Time,
     },
     /// A database of a later release.

@@ -19,7 +19,6 @@ pub struct WindowRow {
     pub incident: String,
     /// The server's configured name.
     pub target: String,
-    /// What opened it.
     #[serde(rename = "means")]
     pub method: OpenMethod,
     /// When the start was, or was to be, sent.
@@ -93,7 +92,6 @@ pub enum OpenMethod {
     Nsys {
         /// Its id, as `sessions list` gave it.
         session: String,
-        /// Its name.
         name: String,
     },
     /// A program of the user's.

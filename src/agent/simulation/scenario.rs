@@ -56,7 +56,6 @@ pub enum Kind {
     Ended,
 }
 
-/// Which requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Requests {
     All,

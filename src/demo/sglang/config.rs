@@ -50,7 +50,6 @@ pub struct Config {
     pub tp: u16,
     /// Whether all ranks step together and idle ones run IDLE batches.
     pub dp_attention: bool,
-    /// The load.
     pub load: LoadTrack,
     /// A recorded log (arrival and line), replayed instead of generated batch lines.
     pub recorded_log: Option<Arc<[(Time, String)]>>,
@@ -82,7 +81,6 @@ pub struct Config {
     pub weights_gb: f64,
     /// The duration of exports.
     pub export: ExportCost,
-    /// The faults.
     pub faults: Faults,
 }
 

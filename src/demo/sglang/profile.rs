@@ -33,7 +33,6 @@ pub struct Open {
     pub since: Time,
     /// Batch size of each step recorded, and whether it was a prefill.
     pub steps: Vec<(u32, bool)>,
-    /// Which stage, when by stage.
     pub stage: Option<Stage>,
 }
 

@@ -20,7 +20,6 @@ pub struct Config {
     pub has_stats: bool,
     /// Duration of an export for each recorded iteration.
     pub export_per_step: Duration,
-    /// The faults.
     pub faults: Faults,
 }
 

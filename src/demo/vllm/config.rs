@@ -38,7 +38,6 @@ pub struct Config {
     pub version: Version,
     /// Data-parallel engines behind this API server.
     pub dp: u16,
-    /// The load.
     pub load: LoadTrack,
     /// The profile folder, which is set at launch; without it there are no profile routes.
     pub profiler_dir: Option<String>,
@@ -52,7 +51,6 @@ pub struct Config {
     pub flush_per_step: Duration,
     /// In its place: flushes that take as long as their files are large.
     pub export: Option<ExportLaw>,
-    /// The faults.
     pub faults: Faults,
 }
 

@@ -56,7 +56,6 @@ pub struct Follow {
     lost_files: u64,
 }
 
-/// One file.
 #[derive(Debug)]
 struct OpenFile {
     file: File,

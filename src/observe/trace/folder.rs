@@ -34,7 +34,6 @@ pub enum Format {
     Summary,
 }
 
-/// One trace file.
 #[derive(Clone, Debug)]
 pub struct TraceFile {
     /// As given, or inside of the given folder.

@@ -411,7 +411,6 @@ impl TempFolder {
         }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -30,7 +30,6 @@ pub struct Captured {
     pub unseen_stall_below_s: Option<f64>,
     /// Whether the files are usable.
     pub quality: Quality,
-    /// The files.
     pub files: Vec<CapturedFile>,
     /// Ranks whose file was expected and is missing.
     pub missing: Vec<Labels>,

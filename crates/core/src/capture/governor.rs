@@ -57,11 +57,9 @@ pub struct Attempt {
     pub id: String,
     /// The rule that requested it (`by hand` where a person or an alert did).
     pub rule: String,
-    /// The server.
     pub target: String,
     /// The group of servers of which one may have a window at a time.
     pub group: String,
-    /// The incident.
     pub incident: String,
     /// What fired, as in [`CaptureRequest::firing`].
     #[serde(default)]
@@ -90,10 +88,8 @@ impl Attempt {
     }
 }
 
-/// How an attempt ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AttemptEnd {
-    /// When.
     pub at: Time,
     /// Stalled serving, as measured.
     pub stalled: Duration,
@@ -182,15 +178,10 @@ impl From<Vec<Attempt>> for Ledger {
 /// A request for a window.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureRequest<'a> {
-    /// The rule.
     pub rule: &'a str,
-    /// Its limits.
     pub limits: &'a Limits,
-    /// The server.
     pub target: &'a str,
-    /// Its group.
     pub group: &'a str,
-    /// The incident.
     pub incident: &'a str,
     /// What fires: the group, whom it blames, on which side. Empty when nothing does.
     pub firing: &'a str,
@@ -214,7 +205,6 @@ pub struct LimitUsage {
 pub struct Estimate {
     /// Stalled serving.
     pub stalled: Duration,
-    /// Bytes.
     pub bytes: u64,
 }
 

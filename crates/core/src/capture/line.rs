@@ -234,7 +234,6 @@ impl OwnLines {
         left.any(|seen| seen.len() < MOST_OPEN && seen.insert(rank))
     }
 
-    /// It ended.
     pub fn ended(&mut self, at: Time) {
         if let Some(window) = self.windows.last_mut() {
             window.ended.get_or_insert(at);

@@ -75,10 +75,7 @@ pub enum NoSession {
     #[error(
         "no process of this machine (or none that the agent may see) listens on the target's port {port}; the agent must share the server's machine, process namespace and user, or name the session: capture: {{ nsys: {{ session: NAME }} }}"
     )]
-    NoListener {
-        /// The port.
-        port: u16,
-    },
+    NoListener { port: u16 },
     /// The server is under nsys, whose session the agent does not see.
     #[error(
         "the server (process {pid}) runs under nsys (process {nsys}), but nsys shows the agent no session of it, it has {list}: {why}"
@@ -86,7 +83,6 @@ pub enum NoSession {
     OutOfSight {
         /// The listener.
         pid: u32,
-        /// Its nsys.
         nsys: u32,
         /// The sessions that exist.
         list: String,

@@ -17,7 +17,6 @@ use serde_json::Value;
 pub struct LogEstimate {
     /// The mean of the logarithm.
     pub mean: f64,
-    /// Its variance.
     pub variance: f64,
 }
 

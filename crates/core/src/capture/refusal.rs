@@ -57,7 +57,6 @@ pub enum Refusal {
     /// The rule captured a moment ago.
     #[error("rule {rule} tried a capture on this server at {last} and cools down: none before {} (limits.cooldown)", *.last + (*.ago + *.left))]
     Cooldown {
-        /// The rule.
         rule: String,
         /// The last attempt.
         last: Time,
@@ -69,7 +68,6 @@ pub enum Refusal {
     /// The rule used up its own limit.
     #[error("rule {rule} used its {captures} captures in {} on this server; the next is free in {} (limits.captures)", Span(*.per), Span(*.left))]
     RuleLimit {
-        /// The rule.
         rule: String,
         /// Its limit.
         captures: u32,
@@ -85,7 +83,6 @@ pub enum Refusal {
     WindowOpen {
         /// On which server.
         target: String,
-        /// For which incident.
         incident: String,
     },
     /// An agent before this one left a window open there.
@@ -95,7 +92,6 @@ pub enum Refusal {
     LeftOpen {
         /// On which server.
         target: String,
-        /// For which incident.
         incident: String,
     },
     /// The same incident was captured and is no worse.
@@ -148,7 +144,6 @@ pub enum Refusal {
     PoolWindow {
         /// The agent's host.
         host: String,
-        /// The server.
         target: String,
         /// How much longer at most.
         left: Duration,
@@ -161,7 +156,6 @@ pub enum Refusal {
     PoolUnproven {
         /// The agent's host.
         host: String,
-        /// The server.
         target: String,
         /// How much longer.
         left: Duration,
@@ -183,7 +177,6 @@ pub enum Refusal {
         Span(*.left)
     )]
     OtherAgent {
-        /// Its process.
         process: u32,
         /// How much longer at most.
         left: Duration,
@@ -217,7 +210,6 @@ pub enum Refusal {
         "the server has not answered since {since} ({why}): see whether its process runs, and what its log says last; no window is opened before it answers again"
     )]
     NoAnswer {
-        /// Since when.
         since: Time,
         /// What its health says.
         why: String,
@@ -227,7 +219,6 @@ pub enum Refusal {
     Stale {
         /// Which fact.
         what: &'static str,
-        /// Its age.
         age: Duration,
         /// How old it may be.
         limit: Duration,
@@ -249,7 +240,6 @@ pub enum Refusal {
     /// Another client's profile is open.
     #[error("another client's profile is open since {since}, writing to {dir}; it is left alone")]
     Foreign {
-        /// Since when.
         since: Time,
         /// Its folder.
         dir: String,
@@ -268,7 +258,6 @@ pub enum Refusal {
     /// A rank hangs.
     #[error("{rank} has not moved for {} while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s", Span(*.still))]
     RankStuck {
-        /// Which.
         rank: Rank,
         /// For how long.
         still: Duration,
@@ -276,7 +265,6 @@ pub enum Refusal {
     /// A rank hung until a moment ago.
     #[error("{rank} was stuck until {} ago and may stop again; a window cannot be ended on a rank that hangs, so none is opened for another {}", Span(*.ago), Span(WAKES.saturating_sub(*.ago)))]
     RankWakes {
-        /// Which.
         rank: Rank,
         /// Since when it moves.
         ago: Duration,
@@ -284,7 +272,6 @@ pub enum Refusal {
     /// A rank with work may hang.
     #[error("{rank} has work and nothing has been seen of its progress for {}; a window cannot be ended on a rank that hangs, so it is looked at again in a second", Span(*.still))]
     NoProgress {
-        /// Which.
         rank: Rank,
         /// For how long.
         still: Duration,
@@ -337,11 +324,9 @@ pub enum Refusal {
     /// A field that the release does not know.
     #[error("{engine} {version} does not know {field}; {first} is the first release that has it")]
     TooOld {
-        /// The engine.
         engine: ServerKind,
         /// What it runs.
         version: Version,
-        /// The field.
         field: &'static str,
         /// The first sampled release with it.
         first: Version,
@@ -394,7 +379,6 @@ pub enum Refusal {
         likely: Duration,
         /// The smallest timer.
         limit: Duration,
-        /// Its name.
         timer: &'static str,
         /// As many steps as would be allowed.
         fewer: u32,

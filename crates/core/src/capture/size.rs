@@ -93,7 +93,6 @@ impl RecordingKind {
 /// A window that is over, as far as its cost goes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastWindow {
-    /// What it recorded.
     pub recorded: RecordingKind,
     /// Steps of each rank.
     pub steps: u32,

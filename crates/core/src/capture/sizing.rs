@@ -30,7 +30,6 @@ pub struct SizingInputs {
 /// The size of a window, and what it was predicted to cost: its end is held against it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sizing {
-    /// What it records.
     pub recorded: RecordingKind,
     /// Steps of each rank.
     pub steps: u32,

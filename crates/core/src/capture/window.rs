@@ -59,14 +59,12 @@ pub enum Answer {
     },
     /// 3xx or 4xx: the server understood and did nothing.
     Refused {
-        /// The status.
         status: u16,
         /// The start of the body.
         body: String,
     },
     /// 5xx: it may have done part of it.
     Failed {
-        /// The status.
         status: u16,
         /// The start of the body.
         body: String,
@@ -100,7 +98,6 @@ pub enum Event {
     Log {
         /// The rank that printed it.
         rank: Rank,
-        /// What.
         line: ProfileLine,
     },
     /// A file that bears the window's marks was looked at.
@@ -139,7 +136,6 @@ pub enum Event {
 pub struct Stops {
     /// How many were sent.
     pub count: u8,
-    /// When the last one was.
     pub last: Time,
     /// How that was answered; `None` as long as it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,7 +210,6 @@ pub enum Failure {
     /// The server said no.
     #[error("the server refused the start with {status}{}{}", said(.body), hint_of_start(*.status))]
     StartRefused {
-        /// The status.
         status: u16,
         /// The start of the body.
         body: String,
@@ -223,10 +218,7 @@ pub enum Failure {
     #[error(
         "the start failed with {status}; on SGLang that is the answer while a window is open or armed already, else the server's log has the reason"
     )]
-    StartFailed {
-        /// The status.
-        status: u16,
-    },
+    StartFailed { status: u16 },
     /// The server answered with success, and with an error in the answer.
     #[error(
         "the server answered the start with success and with an error in the answer{}; whether part of its ranks began is unknown, no stop is sent, and the server is left alone for ten minutes", said(.body)
@@ -332,7 +324,6 @@ fn hint_of_death(why: &str) -> &'static str {
 /// What the agent sees of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visibility {
-    /// Its log.
     pub log: bool,
     /// The files that it writes.
     pub files: bool,

@@ -15,7 +15,6 @@ const LOW_CLOCK: f64 = 0.9;
 /// A signal of the machine on one rank, mostly the blamed one, before and after the onset.
 #[derive(Clone, Copy, Debug)]
 pub struct Departure {
-    /// Of what.
     pub signal: Signal,
     /// The rank's value before and after.
     pub own: (f64, f64),

@@ -97,9 +97,7 @@ impl MemberWork {
 /// The healthy time before the onset and the time since.
 #[derive(Clone, Copy, Debug)]
 pub struct Spans {
-    /// Before.
     pub before: Span,
-    /// After.
     pub after: Span,
 }
 

@@ -51,12 +51,10 @@ pub struct SourceQuality {
     pub is_guessed: bool,
 }
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// The recent past.
     pub bins: Bins,
-    /// All that was learned.
     pub known: LearnedState,
     quality: SourceQuality,
     /// When anything was last heard on it.
@@ -74,7 +72,6 @@ pub struct Channel {
 pub struct LearnedState {
     /// The cost model of all work, and of decoding alone.
     pub clock: CostModel,
-    /// See above.
     pub decoding: CostModel,
     /// Requests a rank.
     pub share: Share,

@@ -37,11 +37,9 @@ const MOST_REFUSED: u32 = 200;
 pub struct CostModel {
     /// The normal equations: features x features, features x 1.
     pub normal: [[f64; FEATURES]; FEATURES],
-    /// See above.
     pub right: Features,
     /// Stretches that they rest on (forgotten with time), and since the last solution.
     pub count: f64,
-    /// See above.
     pub unsolved: u32,
     /// Seconds a feature.
     pub cost: Option<Features>,

@@ -151,11 +151,8 @@ pub struct Saved {
 /// What is nearest to its bound now, for people who ask why nothing fires.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Nearest {
-    /// In what.
     pub factor: Factor,
-    /// Which rank.
     pub rank: usize,
-    /// On which side.
     pub side: Side,
     /// How far it departs, in standard deviations of what is usual here.
     pub deviations: f64,
@@ -178,7 +175,6 @@ pub struct BecameUsual {
     pub at: f64,
 }
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub struct Detector {
     settings: Settings,

@@ -73,7 +73,6 @@ impl Side {
 pub struct Evidence {
     /// Half a squared normal deviate: the log-likelihood that it departed, in units of this site's noise.
     pub deviance: f64,
-    /// On which side.
     pub side: Side,
     /// The logarithm of what is over what should be, in that window.
     pub effect: f64,

@@ -31,7 +31,6 @@ const FULL: f64 = 0.95;
 /// A stretch of time in which a rank was busy, and what it did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkSpan {
-    /// From when.
     pub from: f64,
     /// Until when.
     pub to: f64,
@@ -42,7 +41,6 @@ pub struct WorkSpan {
 /// Requests that came, spread evenly over a stretch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ArrivalSpan {
-    /// From when.
     pub from: f64,
     /// Until when.
     pub to: f64,

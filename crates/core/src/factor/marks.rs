@@ -19,7 +19,6 @@ const DAY: f64 = 86_400.0;
 pub enum Mark {
     /// It was worth a look.
     Useful,
-    /// It was not.
     Noise,
 }
 
@@ -36,7 +35,6 @@ impl Mark {
 /// A firing, as far as a mark needs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Firing {
-    /// When.
     pub at: f64,
     /// By which way of knowing.
     pub way: usize,
@@ -83,7 +81,6 @@ impl Firings {
 pub struct MarkEffect {
     /// The bound of the test that fired, in standard deviations: before.
     pub before: f64,
-    /// After it.
     pub after: f64,
 }
 

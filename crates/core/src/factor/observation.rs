@@ -3,14 +3,12 @@
 //! Every field is optional, because sources, engines and versions differ in what they tell. Times are
 //! seconds on one clock that the caller chooses (an epoch, or seconds since its start).
 
-/// One reading of one rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankReading {
     /// When it was read or, for a log line, when it arrived, in seconds.
     pub at: f64,
     /// The rank's place in its group, from 0.
     pub rank: usize,
-    /// What was read.
     pub what: Reading,
 }
 
@@ -111,7 +109,6 @@ pub struct Counters {
 pub struct PromptTokens {
     /// Computed or found in a cache.
     pub all: f64,
-    /// Computed.
     pub computed: f64,
 }
 

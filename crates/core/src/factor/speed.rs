@@ -76,7 +76,6 @@ pub struct Speed {
     pub seconds: Vec<f64>,
     /// Dispersion per window, of all ranks together and of each (`own[rank][window]`).
     pub pooled: Vec<Dispersion>,
-    /// See above.
     pub own: Vec<Vec<Dispersion>>,
     /// Which part of its peers' prompts a rank waits for.
     #[serde(default)]

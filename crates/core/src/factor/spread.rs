@@ -19,7 +19,6 @@ const YOUNG_GAIN: f64 = 0.05;
 /// A learned dispersion: the variance of something that nominally has variance 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispersion {
-    /// The variance.
     pub variance: f64,
     /// Seconds that taught it.
     pub seconds: f64,

@@ -30,7 +30,6 @@ struct MemberAverages {
     spent: f64,
 }
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub struct Standing {
     means: Vec<MemberAverages>,
@@ -44,7 +43,6 @@ pub struct Standing {
 /// A rank that has borne more, or less, than its part for as long as can be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Uneven {
-    /// Which one.
     pub rank: usize,
     /// Whether it bears more or less.
     pub side: Side,

@@ -65,14 +65,12 @@ pub enum Progress {
 pub struct Liveness {
     /// When its work last moved, by its own clock where it has one.
     pub moved: Option<f64>,
-    /// When that was read.
     pub moved_read: Option<f64>,
     /// How old its reports are when they are read, at least, in seconds: a page that is always that old tells of a rank that
     /// moves all the while.
     pub age: f64,
     /// Requests that it has, by its last word.
     pub work: f64,
-    /// When that was read.
     pub read: Option<f64>,
     /// The usual time between two readings, in seconds; 0 before it is known.
     interval: f64,

@@ -13,17 +13,14 @@ pub struct Trouble {
     pub id: u64,
     /// The factor that departed first: the cause, as far as anything here can tell.
     pub factor: Factor,
-    /// On which side.
     pub side: Side,
     /// The ranks to blame, the first one first.
     pub ranks: Vec<usize>,
     /// Since when.
     pub onset: Option<Onset>,
-    /// When it fired.
     pub fired: f64,
     /// The statistic as of now, over as many seconds as it was found in, and the bound that it passed, as deviances.
     pub deviance: f64,
-    /// See above.
     pub bound: f64,
     /// The logarithm of what is over what should be, where the test measures that.
     pub effect: Option<f64>,
@@ -41,11 +38,8 @@ pub struct Trouble {
 /// Something that departed during an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Symptom {
-    /// Which rank.
     pub rank: usize,
-    /// In what.
     pub factor: Factor,
-    /// On which side.
     pub side: Side,
     /// When it was first seen.
     pub seen: f64,

@@ -22,7 +22,6 @@ const MOST_UNEVEN: f64 = 1.6;
 pub struct Turnover {
     /// Sums of `-growth x tokens` and of `tokens x tokens`, each less the group's mean.
     pub cross: f64,
-    /// See above.
     pub square: f64,
     /// Mean of the squared tokens, which gives the prior its unit.
     pub scale: f64,

@@ -72,7 +72,6 @@ pub fn node_object(pool: &str, host: &str) -> String {
 pub struct WindowManifest {
     /// The version of this form.
     pub window: u32,
-    /// The incident.
     pub incident: String,
     /// What marks its folder and files.
     pub mark: String,
@@ -166,7 +165,6 @@ impl NodeReport {
 pub struct NodePresence {
     /// The newest version of a manifest that it can read.
     pub reads: u32,
-    /// Its host.
     pub host: String,
     /// Its release.
     pub written_by: String,
@@ -210,14 +208,12 @@ pub enum RankResult {
     Summary {
         /// The node that brought it.
         host: String,
-        /// The object.
         object: String,
     },
     /// There is a file, and it cannot be used.
     Unusable {
         /// On which node.
         host: String,
-        /// Why.
         why: String,
     },
     /// Nobody has brought anything.

@@ -86,7 +86,6 @@ impl LeaseState {
         )
     }
 
-    /// As an object.
     pub fn object(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("plain data serialises")
     }
@@ -152,7 +151,6 @@ impl LeaseState {
 pub struct Intent {
     /// The agent's id.
     pub agent: String,
-    /// Its host.
     pub host: String,
     /// The configured name of the server.
     pub target: String,
@@ -192,9 +190,7 @@ pub struct PoolWindow {
     pub fence: u64,
     /// The host of its agent.
     pub host: String,
-    /// The server.
     pub target: String,
-    /// The attempt.
     pub attempt: String,
     /// As in its [`Intent`].
     pub nonce: String,
@@ -240,7 +236,6 @@ pub enum ReportedEnd {
 /// The newest object of the lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latest {
-    /// Its number.
     pub number: u64,
     /// What it says.
     pub state: LeaseState,

@@ -40,7 +40,6 @@ impl Tally {
 /// A rank of a host that was blamed more than once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RepeatOffender {
-    /// The host.
     pub host: String,
     /// The server on it.
     pub target: String,

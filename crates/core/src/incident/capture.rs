@@ -18,7 +18,6 @@ pub enum CaptureOutcome {
     Refused(Refused),
     /// A window is being taken.
     Open {
-        /// Since when.
         since: Time,
         /// How large it is, what it is predicted to cost, and what it cannot show.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,7 +80,6 @@ pub enum CaptureState {
     Undecided,
     /// A window would have opened here, in a recording.
     WouldStart,
-    /// It was refused.
     Refused,
     /// A window is being taken.
     Open,

@@ -17,7 +17,6 @@ pub struct BeforeAndNow {
 /// What clients notice. What no source tells is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Impact {
-    /// As of when.
     pub at: Time,
     /// Tokens that all ranks generate together, a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,6 @@ pub struct Record {
     pub agent: Arc<str>,
     /// The release that wrote it.
     pub skewtrap: Arc<str>,
-    /// The incident.
     #[serde(flatten)]
     pub incident: Incident,
     /// The receivers that its rule named when it fired: who gets its messages after a restart.

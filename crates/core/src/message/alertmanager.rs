@@ -20,7 +20,6 @@ pub const LONGEST_ALERT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A sample ends by itself: long enough to be routed, too short to be taken for real.
 const LONGEST_TEST: Duration = Duration::from_secs(120);
 
-/// One alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Its identity.

@@ -64,9 +64,7 @@ pub struct Facts {
     pub verdict: String,
     /// What the window cost the server.
     pub cost: String,
-    /// Where the bundle is.
     pub bundle: String,
-    /// How to open it.
     pub open: String,
 }
 

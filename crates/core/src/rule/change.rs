@@ -16,9 +16,7 @@ use skewtrap_trace::time::Time;
 /// One change of state, with the inputs that made it.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// When.
     pub at: Time,
-    /// The rule.
     pub rule: Arc<Rule>,
     /// The server; `None` where the group spans several, or the rule has no group.
     pub target: Option<Arc<str>>,
@@ -68,13 +66,11 @@ pub struct Numbers {
     /// Which condition of the rule's trigger, by its place there.
     #[serde(skip)]
     pub condition: usize,
-    /// Which statistic.
     pub statistic: Statistic,
     /// `load`.
     pub signal: Arc<str>,
     /// The statistic's value.
     pub value: f64,
-    /// Its bound.
     pub bound: f64,
     /// Every member's value.
     pub members: Vec<MemberValue>,
@@ -196,7 +192,6 @@ impl Change {
 
 /// One line of `replay --format json`; others rely on its names.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "the fields are those of `Change`, as documented for users")]
 pub struct ChangeLine<'a> {
     pub at: Time,
     pub target: Option<&'a str>,

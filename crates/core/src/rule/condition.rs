@@ -72,7 +72,6 @@ pub struct Reading {
     pub times_chance: f64,
     /// The member farthest from its peers on the blamed side, by its result in the frame.
     pub member: usize,
-    /// The side it is on.
     pub side: Side,
 }
 
@@ -298,7 +297,6 @@ impl Trigger {
 /// what is usual.
 #[derive(Clone, Debug, Default)]
 pub struct ConditionMemory {
-    /// When it is now.
     pub now: Time,
     /// Whether the values of this evaluation may become usual.
     pub may_learn: bool,

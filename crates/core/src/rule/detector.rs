@@ -36,7 +36,6 @@ impl DetectorInputs {
     }
 }
 
-/// The detector of one group.
 #[derive(Debug, Default)]
 pub(super) struct GroupDetector {
     departure: Departure,

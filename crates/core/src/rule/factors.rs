@@ -75,7 +75,6 @@ impl FactorSet {
 /// What was learned of a server, to be kept over a restart of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnedServer {
-    /// The server.
     pub target: Arc<str>,
     /// When it was saved.
     pub at: Time,

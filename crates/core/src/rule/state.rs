@@ -105,7 +105,6 @@ pub enum GroupState {
         /// Since when, without a break.
         since: Time,
     },
-    /// It fires.
     Firing(Firing),
     /// The data stopped.
     Unknown {
@@ -119,7 +118,6 @@ pub enum GroupState {
 /// A firing under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firing {
-    /// When it fired.
     pub fired_at: Time,
     /// Since when its trigger has held.
     pub since: Time,

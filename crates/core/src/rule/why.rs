@@ -21,11 +21,9 @@ use skewtrap_trace::time::Time;
 /// The state of one rule on one group, or without a group when none can be made.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// The rule.
     pub rule: Arc<str>,
     /// All labels of the group; `None` when there is none.
     pub group: Option<Labels>,
-    /// Its state.
     pub state: RuleState,
     /// Since when it is in that state, where it is pending or fires.
     pub since: Option<Time>,
@@ -40,13 +38,10 @@ pub struct Evaluation {
 /// The number that decided: that of the first condition that held, else of the first condition.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// Which statistic.
     pub statistic: Statistic,
     /// The signal that it summarises, as in rules: `load`.
     pub signal: Arc<str>,
-    /// Its value.
     pub value: f64,
-    /// Its bound.
     pub bound: f64,
 }
 

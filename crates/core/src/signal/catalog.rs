@@ -192,7 +192,6 @@ impl Catalog {
 pub struct Derived {
     /// The computed one.
     pub signal: Signal,
-    /// How.
     pub how: DerivedOp,
     /// First operand.
     pub a: Signal,

@@ -13,12 +13,10 @@ use thiserror::Error;
 
 use crate::signal::number;
 
-/// One sample.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
     /// The metric's name as it stands in the page (escapes of a quoted name left in).
     pub name: &'a [u8],
-    /// Its labels.
     pub labels: LabelSet<'a>,
     /// Its value; may be NaN or infinite.
     pub value: f64,

@@ -106,11 +106,9 @@ pub struct Summary {
     pub mean: f64,
     /// The largest; 0 for none.
     pub max: f64,
-    /// Where it is.
     pub argmax: usize,
     /// The smallest; 0 for none.
     pub min: f64,
-    /// Where it is.
     pub argmin: usize,
 }
 

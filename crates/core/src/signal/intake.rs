@@ -35,7 +35,6 @@ pub enum IntakeStep<'a> {
     Read {
         /// Of which server.
         target: TargetId,
-        /// Which rank.
         rank: Rank,
         /// What they were read from.
         report: Report,
@@ -48,9 +47,7 @@ pub enum IntakeStep<'a> {
     Profile {
         /// Of which server.
         target: TargetId,
-        /// Which rank.
         rank: Rank,
-        /// What.
         profile: &'a Profile<'a>,
     },
     /// The server reports that it is dying.
@@ -66,7 +63,6 @@ pub enum IntakeStep<'a> {
     Version {
         /// Which server.
         target: TargetId,
-        /// Its version.
         version: &'a str,
     },
     /// The page of the server says when its process was started.
@@ -80,7 +76,6 @@ pub enum IntakeStep<'a> {
     Problem {
         /// Of which server.
         target: TargetId,
-        /// Which source.
         source: SourceId,
         /// Its name: an address, or a file.
         name: Arc<str>,
@@ -91,7 +86,6 @@ pub enum IntakeStep<'a> {
     Stamps {
         /// Of which server.
         target: TargetId,
-        /// Which source.
         source: SourceId,
         /// By how much, in words.
         disagreement: Option<String>,

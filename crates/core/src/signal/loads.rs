@@ -31,7 +31,6 @@ pub struct Loads {
 /// One rank's numbers.
 #[derive(Clone, Debug)]
 pub struct RankLoad {
-    /// The rank it is of.
     pub rank: Rank,
     /// How old they were when the answer was made; zero where the server does not say.
     pub age: Duration,
@@ -39,7 +38,6 @@ pub struct RankLoad {
     pub role: Option<Role>,
     /// When the rank published them, in seconds of the server's clock, where it says so.
     pub published_s: Option<f64>,
-    /// What they are.
     pub fields: Fields,
 }
 

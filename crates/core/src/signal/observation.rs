@@ -82,20 +82,16 @@ pub enum Observation {
     Host {
         /// Of which server.
         target: TargetId,
-        /// Which source.
         source: SourceId,
         /// What was read.
         samples: Vec<Sample>,
-        /// When.
         at: Time,
     },
     /// A source's state changed: a problem began, became another, or ended. Sent once for each change.
     State {
         /// Of which server.
         target: TargetId,
-        /// Which source.
         source: SourceId,
-        /// What kind of source.
         kind: Source,
         /// What is wrong; `None` when it works (again).
         problem: Option<Problem>,
@@ -164,7 +160,6 @@ pub enum Problem {
     /// Nothing answers.
     #[error("nothing answers at {url} ({why}); is the server up, and is the address right?")]
     NoAnswer {
-        /// Where.
         url: Arc<str>,
         /// The system's words.
         why: String,
@@ -173,14 +168,10 @@ pub enum Problem {
     #[error(
         "the agent is behind: what it has read and not taken in yet fills its memory, so it leaves what {url} answers; the server is not to blame. Give the agent more CPU, or less to watch"
     )]
-    Behind {
-        /// Where.
-        url: Arc<str>,
-    },
+    Behind { url: Arc<str> },
     /// It takes too long.
     #[error("{url} did not answer within {timeout_s} s; the server is overloaded, or writes a profile")]
     TooSlow {
-        /// Where.
         url: Arc<str>,
         /// How long was waited, in seconds (text, for equality).
         timeout_s: String,
@@ -188,7 +179,6 @@ pub enum Problem {
     /// A key is missing or wrong.
     #[error("{url} answered {status}: the server wants its API key; set `api_key` of this target")]
     Unauthorized {
-        /// Where.
         url: Arc<str>,
         /// 401 or 403.
         status: u16,
@@ -197,14 +187,10 @@ pub enum Problem {
     #[error(
         "{url} is no metrics page but a JSON list, as TensorRT-LLM's iteration statistics, which nobody else sees once they were read; it is asked no more. Write `engine: tensorrt_llm` for this target if the agent shall read them, else `metrics: false`, and start the agent again"
     )]
-    Statistics {
-        /// Where.
-        url: Arc<str>,
-    },
+    Statistics { url: Arc<str> },
     /// The endpoint is not there.
     #[error("{url} answered 404: {hint}")]
     NotFound {
-        /// Where.
         url: Arc<str>,
         /// What helps.
         hint: &'static str,
@@ -212,31 +198,19 @@ pub enum Problem {
     /// It redirects. That is not followed, because the API key would go along.
     #[error("{url} answered {status}, a redirect, which is not followed; give the final address")]
     Redirected {
-        /// Where.
         url: Arc<str>,
         /// 3xx.
         status: u16,
     },
     /// Any other status.
     #[error("{url} answered {status}; the server's log says why")]
-    Status {
-        /// Where.
-        url: Arc<str>,
-        /// The status.
-        status: u16,
-    },
+    Status { url: Arc<str>, status: u16 },
     /// The answer is far too large.
     #[error("{url} answered more than {limit} bytes; that is no metrics page of an LLM server")]
-    TooLarge {
-        /// Where.
-        url: Arc<str>,
-        /// The limit.
-        limit: usize,
-    },
+    TooLarge { url: Arc<str>, limit: usize },
     /// A page that is no metrics page.
     #[error("{url}: {error}")]
     BadPage {
-        /// Where.
         url: Arc<str>,
         /// What is wrong with it.
         error: PageError,
@@ -244,7 +218,6 @@ pub enum Problem {
     /// An answer that has no loads.
     #[error("{url}: {error}")]
     BadLoads {
-        /// Where.
         url: Arc<str>,
         /// What is wrong with it.
         error: LoadsError,
@@ -252,23 +225,17 @@ pub enum Problem {
     /// A query that failed.
     #[error("the query `{query}` at {url} failed: {why}")]
     BadQuery {
-        /// Where.
         url: Arc<str>,
-        /// The query.
         query: Arc<str>,
         /// The server's words.
         why: String,
     },
     /// The log is not there (yet).
     #[error("log {path} is not there yet; it is read from its first line when it appears")]
-    NoFile {
-        /// Which.
-        path: Arc<str>,
-    },
+    NoFile { path: Arc<str> },
     /// The log cannot be read.
     #[error("log {path} cannot be read ({why}); check its permissions and mounts")]
     Unreadable {
-        /// Which.
         path: Arc<str>,
         /// The system's words.
         why: String,
@@ -278,7 +245,6 @@ pub enum Problem {
         "log {path} is {what}, and only a file can be followed; let the server write to a file, or give `-` and pipe the lines into the agent"
     )]
     NotAFile {
-        /// Which.
         path: Arc<str>,
         /// What it is: `a FIFO`.
         what: String,
@@ -286,7 +252,6 @@ pub enum Problem {
     /// Lines longer than the bound.
     #[error("log {path} has lines longer than 64 KiB; the rest of each is dropped ({lines} so far)")]
     LongLines {
-        /// Which.
         path: Arc<str>,
         /// How many.
         lines: u64,
@@ -296,7 +261,6 @@ pub enum Problem {
         "log {path} is rotated faster than it can be read, or its old files cannot be read; {files} of them were lost so far"
     )]
     LostFiles {
-        /// Which.
         path: Arc<str>,
         /// How many.
         files: u64,

@@ -18,7 +18,6 @@ use skewtrap_trace::time::Time;
 /// A pattern's automaton may take this many bytes.
 const SIZE_LIMIT: usize = 1 << 20;
 
-/// One pattern.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     signal: Signal,

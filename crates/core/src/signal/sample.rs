@@ -128,9 +128,7 @@ pub struct SampleEvidence {
 /// One number of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The rank it is of.
     pub rank: Rank,
-    /// Of what.
     pub signal: Signal,
     /// How much, in the catalog's unit. Never NaN: a source drops and counts those.
     pub value: f64,

@@ -16,11 +16,9 @@ const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// A source of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedSource {
-    /// Which.
     pub id: SourceId,
     /// Of which server.
     pub target: TargetId,
-    /// What kind of source.
     pub kind: Source,
     /// What it is called in messages: a path, an address.
     pub name: Arc<str>,
@@ -28,7 +26,6 @@ pub struct WatchedSource {
     pub zone: Option<TimeZone>,
 }
 
-/// The state of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceState {

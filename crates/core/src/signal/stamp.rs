@@ -49,7 +49,6 @@ pub struct Clock {
 struct Lag {
     /// The least of the stretch under way, in seconds, and when that began.
     now: Option<(Time, f64)>,
-    /// That of the one before.
     before: Option<f64>,
 }
 

@@ -289,7 +289,6 @@ impl SignalStore {
         self.series.len()
     }
 
-    /// Bytes of all rings.
     pub fn ring_bytes(&self) -> usize {
         self.ring_bytes
     }

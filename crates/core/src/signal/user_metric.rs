@@ -30,7 +30,6 @@ const AWAY: usize = 16;
 /// What of a metric the signal is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum MetricStat {
-    /// The value as it is.
     #[default]
     Value,
     /// Growth per second of a counter.
@@ -44,11 +43,9 @@ pub enum MetricStat {
 /// A signal of the user's, from metrics pages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UserMetric {
-    /// Which signal.
     pub signal: Signal,
     /// The metric's name; of a histogram without `_bucket`, `_sum` and `_count`.
     pub metric: Arc<str>,
-    /// What of it.
     pub stat: MetricStat,
     /// Labels that a series must have.
     pub labels: Vec<(Arc<str>, Arc<str>)>,

@@ -33,32 +33,25 @@ pub enum Event {
     Tick,
     /// Something was learned of a server.
     Server {
-        /// Which.
         target: TargetId,
         /// What was observed.
         fact: ServerFact,
     },
     /// A window made progress.
     Window {
-        /// Its incident.
         incident: Arc<str>,
         /// The progress.
         event: WindowEvent,
     },
     /// The ranks of a capture were compared.
     Compared {
-        /// Its incident.
         incident: Arc<str>,
         /// The number of the capture within it.
         window: usize,
-        /// The verdict.
         note: VerdictNote,
     },
     /// The ranks of a capture could not be compared.
-    NotCompared {
-        /// Its incident.
-        incident: Arc<str>,
-    },
+    NotCompared { incident: Arc<str> },
     /// The configuration was read anew.
     Reloaded {
         /// The new rules.
@@ -87,18 +80,12 @@ pub enum Event {
     LeftBehind {
         /// On which server.
         target: TargetId,
-        /// Its attempt.
         attempt: String,
         /// The window, as far as is known.
         window: OpenWindow,
     },
     /// The bundle of an incident was begun.
-    Bundled {
-        /// Of which incident.
-        incident: Arc<str>,
-        /// Its path.
-        path: String,
-    },
+    Bundled { incident: Arc<str>, path: String },
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
@@ -112,7 +99,6 @@ pub enum ServerFact {
     Lost,
     /// How it answered `/health`.
     Health(HealthAnswer),
-    /// One of its folders.
     Folder(Folder),
 }
 
@@ -136,7 +122,6 @@ pub struct ManualRequest {
     pub is_alert: bool,
     /// Whether later captures of the server are to be compared with it.
     pub is_baseline: bool,
-    /// What to capture.
     pub capture: CaptureSpec,
     /// Why, in words: the alert's summary.
     pub why: String,
@@ -151,7 +136,6 @@ pub struct ManualRequest {
 pub enum Effect {
     /// A rule's state changed: a log line, and a line of the replay.
     Changed {
-        /// The change.
         change: Box<Change>,
         /// How far its capture is.
         capture: CaptureState,
@@ -170,15 +154,10 @@ pub enum Effect {
         receivers: Vec<Arc<str>>,
     },
     /// The rule of an open window cleared.
-    Cleared {
-        /// The incident.
-        incident: Arc<str>,
-    },
+    Cleared { incident: Arc<str> },
     /// A capture was refused, for the log and the counter. [`Self::Notify`] is what people read.
     Refused {
-        /// The incident.
         incident: Arc<str>,
-        /// Its rule.
         rule: Arc<str>,
         /// The reason, as one word.
         reason: Reason,
@@ -187,13 +166,10 @@ pub enum Effect {
     },
     /// What was captured stopped firing: what fires from now on is a new firing.
     Over {
-        /// The rule.
         rule: Arc<str>,
-        /// The server.
         target: Arc<str>,
         /// What fired, as its attempts have it.
         firing: String,
-        /// When.
         at: Time,
     },
     /// A server's log has a line about profiling while a window of the agent is open on it.
@@ -206,15 +182,9 @@ pub enum Effect {
         line: ProfileLine,
     },
     /// A server's log shows that it is dying.
-    Dying {
-        /// Which.
-        target: TargetId,
-        /// The line.
-        line: String,
-    },
+    Dying { target: TargetId, line: String },
     /// A server is proven to be another instance than before: what ran in the one before is gone.
     Restarted {
-        /// Which.
         target: TargetId,
         /// By what that shows.
         why: String,
@@ -237,7 +207,6 @@ pub enum Effect {
     },
     /// A source's problem began, changed or ended; reported once for each change.
     SourceProblem {
-        /// Which source.
         source: SourceId,
         /// Whether it works again.
         is_over: bool,
@@ -249,7 +218,6 @@ pub enum Effect {
 /// A window of ours that is under way.
 #[derive(Clone, Debug)]
 pub struct OpenWindow {
-    /// Its incident.
     pub incident: Arc<str>,
     /// What marks its lines in the log; `None` for means that leave none there.
     pub marks: Option<Marks>,
@@ -257,7 +225,6 @@ pub struct OpenWindow {
     pub means: CaptureKind,
     /// How far it is.
     pub phase: WindowPhase,
-    /// Since when.
     pub since: Time,
     /// When it is stopped at the latest.
     pub deadline: Duration,

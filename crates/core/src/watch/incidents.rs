@@ -29,7 +29,6 @@ pub type Key = (Arc<str>, Option<Arc<str>>, Labels, Option<u64>);
 /// signal and source, and the past is forgotten after minutes.
 #[derive(Clone, Copy, Debug)]
 pub struct ImpactProbe {
-    /// The signal.
     pub signal: Signal,
     /// Who tells it.
     pub source: Source,

@@ -25,13 +25,11 @@ pub(super) const WAKE: Duration = Duration::from_secs(60);
 
 /// Which incident an onset belongs to.
 pub(super) enum IncidentMatch {
-    /// It is one of its own.
     New,
     /// It is this one, which goes on under the rule that fired.
     Continues(IncidentId),
     /// It is this one, which was taken to be over and is not.
     Reopens(IncidentId),
-    /// It is a symptom of this one.
     SymptomOf(IncidentId),
 }
 

@@ -27,11 +27,9 @@ const LOOKS_FOR: Duration = Duration::from_secs(60);
 /// An incident whose rule fires, or fired a moment ago, as an agent leaves it to the next one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeptIncident {
-    /// As it is.
     pub incident: Incident,
     /// The rule that tells it, which need not be the one that opened it.
     rule: Arc<str>,
-    /// All labels of its group.
     group: Labels,
     /// What identifies the firing in the state.
     firing: String,

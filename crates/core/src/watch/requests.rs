@@ -552,10 +552,8 @@ impl Core {
     }
 }
 
-/// What was granted.
 #[derive(Debug)]
 pub(super) enum Granted {
-    /// A window.
     Window(Box<CapturePlan>),
     /// In a recording: the place of one in the limits.
     Recorded(Box<Attempt>),

@@ -19,7 +19,6 @@ const WORK_WINDOW: Duration = Duration::from_secs(30);
 /// Several front ends of one server begin within so many seconds, and answer in turns.
 const ONE_START_S: f64 = 5.0;
 
-/// One server.
 #[derive(Debug)]
 pub struct Server {
     /// Its configured name.

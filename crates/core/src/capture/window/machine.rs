@@ -71,7 +71,6 @@ pub struct Window {
     passed_on: bool,
     /// How the last stop was answered, for the next agent.
     last_answer: Option<Answer>,
-    /// How the one before it was.
     answered_before: Option<Answer>,
     /// The instance that took the start has other ranks than the window was made for.
     other_ranks: bool,

@@ -22,7 +22,6 @@ pub enum GiveBackStep {
     Read,
     /// Create the object of that number, if there is none.
     Create {
-        /// The number.
         number: u64,
         /// What it says.
         state: Box<LeaseState>,

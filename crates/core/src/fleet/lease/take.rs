@@ -24,12 +24,10 @@ pub enum LeaseRequestStep {
     Prove(Box<Intent>),
     /// Create the object of that number, if there is none: [`Answer::Created`] or [`Answer::Exists`].
     Create {
-        /// The number.
         number: u64,
         /// What it says.
         state: LeaseState,
     },
-    /// It is taken.
     Taken(Box<GrantedLease>),
     /// No window may open.
     Refused(Refusal),
@@ -44,7 +42,6 @@ pub enum Answer {
     Measured(StoreClock),
     /// What is known of the end of the window.
     Proven(Proof),
-    /// It was created.
     Created,
     /// Somebody else has created it.
     Exists,

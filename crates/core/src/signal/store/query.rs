@@ -19,9 +19,7 @@ use skewtrap_trace::time::Time;
 /// The samples of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredSeries {
-    /// Of what.
     pub signal: Signal,
-    /// The rank that it is of.
     pub rank: Rank,
     /// Where it came from.
     pub source: Source,

@@ -25,13 +25,11 @@ const JUMP: Duration = Duration::from_secs(5);
 /// The identity of a slot: a rank as one source sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
-    /// The server.
     pub target: TargetId,
     /// Where the numbers came from.
     pub source: Source,
     /// Labels beside the rank.
     pub extra: Option<Arc<Labels>>,
-    /// The rank.
     pub rank: Rank,
 }
 
@@ -112,7 +110,6 @@ impl Cadence {
         self.last_report = Some(at);
     }
 
-    /// When it last reported.
     pub fn last_report(&self) -> Option<Time> {
         self.last_report
     }
@@ -133,7 +130,6 @@ impl Cadence {
 pub struct Series {
     /// The rank it is of.
     pub slot: u32,
-    /// Of what.
     pub signal: Signal,
     /// How a reported number becomes a sample.
     pub measure: Measure,
@@ -149,7 +145,6 @@ pub struct Series {
 /// How a number becomes a sample.
 #[derive(Clone, Copy, Debug)]
 pub enum Measure {
-    /// As it is.
     Gauge,
     /// As a rate since the number before.
     Counter(Rate),

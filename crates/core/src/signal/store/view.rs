@@ -32,7 +32,6 @@ pub struct ViewId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
-/// One view.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) signal: Signal,
@@ -46,7 +45,6 @@ pub(super) struct View {
     lacking: BTreeMap<Arc<str>, usize>,
 }
 
-/// One group.
 #[derive(Debug)]
 pub(super) struct Group {
     labels: Arc<Labels>,
