@@ -2,6 +2,7 @@
 //! put a machine of its own in their place, for its own thread, so that the whole agent runs on paused
 //! time: the same seed gives the same run.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
@@ -26,6 +27,11 @@ pub fn boot_time() -> Duration {
     }
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(since).unwrap_or_default()
+}
+
+/// Locks what several threads share. A panic in one of them must not keep the others from going on.
+pub fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs work that may wait for a disk on a thread where it holds up nobody else.

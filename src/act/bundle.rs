@@ -20,7 +20,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -169,13 +169,13 @@ impl Bundles {
     /// # Errors
     /// It cannot be written; the old one stays.
     pub fn write(&self, record: &Record) -> Result<(), BundleError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = crate::world::lock(&self.writing);
         self.replace(record)
     }
 
     /// Replaces the record of a bundle but for what captures brought.
     fn write_over(&self, record: &Record) -> Result<(), BundleError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = crate::world::lock(&self.writing);
         let mut record = record.clone();
         match self.there(&record.incident.id) {
             Ok(there) => there.into_iter().for_each(|there| record.keep_captured(there)),
@@ -202,7 +202,7 @@ impl Bundles {
     /// # Errors
     /// It cannot be read or written; the old one stays.
     pub fn update(&self, incident: Incident) -> Result<bool, BundleError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = crate::world::lock(&self.writing);
         let there = match self.there(&incident.id) {
             Err(error) if error.source.kind() == io::ErrorKind::InvalidData => {
                 self.set_aside(&incident.id)?;
@@ -226,7 +226,7 @@ impl Bundles {
     /// # Errors
     /// It cannot be read or written; the old one stays.
     pub fn add_files(&self, incident: &str, stored: &StoredCapture) -> Result<(), BundleError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = crate::world::lock(&self.writing);
         let Some(mut record) = self.there(incident)? else { return Ok(()) };
         record.add_files(stored);
         self.replace(&record)
@@ -251,7 +251,7 @@ impl Bundles {
     }
 
     fn index(&self) -> MutexGuard<'_, BaselineIndex> {
-        self.baselines.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.baselines)
     }
 
     /// Moves the files of the incident's capture number `window` (from 1) into the bundle, and references

@@ -17,7 +17,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -176,7 +176,7 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn update(&self, window: &WindowRow) -> Result<(), StateError> {
-        let by_ns = self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&window.attempt).copied();
+        let by_ns = crate::world::lock(&self.moved).get(&window.attempt).copied();
         let body = by_ns.map_or_else(|| json(window), |by_ns| json(&window.moved(by_ns)));
         self.with_reserve(|| {
             self.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![window.attempt, body])
@@ -297,7 +297,7 @@ impl State {
                 Ok(())
             },
         )?;
-        let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = crate::world::lock(&self.moved);
         moved.into_iter().for_each(|attempt| *all.entry(attempt).or_default() += jump.by_ns);
         Ok(())
     }
@@ -460,7 +460,7 @@ impl State {
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held left a transaction that SQLite rolls back.
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = crate::world::lock(&self.connection);
         #[cfg(test)]
         if let Some(machine) = crate::world::stand_in::current() {
             connection.pragma_update(None, "query_only", machine.disk_fails()).expect("a setting");

@@ -1,7 +1,7 @@
 //! What a capture costs the server, measured beside it: `/health` is probed while the window is open
 //! and until the server answers as it used to, and the loop passes on the ranks' samples.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -187,7 +187,7 @@ impl Meter {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut StallMeter) -> T) -> T {
-        act(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut crate::world::lock(&self.shared))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -45,8 +45,7 @@ type LastLook = Arc<Mutex<Option<(Instant, Option<Room>)>>>;
 impl Rooms {
     /// `None` where the agent does not see the folder. One whose disk does not answer takes no files either.
     async fn of(&self, folder: PathBuf) -> Option<Room> {
-        let last =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(folder.clone()).or_default().clone();
+        let last = crate::world::lock(&self.0).entry(folder.clone()).or_default().clone();
         let looking = async move {
             let mut last = last.lock_owned().await;
             if let Some((at, room)) = *last

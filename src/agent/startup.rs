@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -75,12 +75,12 @@ impl Reading {
     }
 
     fn goes_on_with(&self, folder: &Path) {
-        folder.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        folder.clone_into(&mut crate::world::lock(&self.0));
     }
 
     /// The one that is being read.
     pub(super) fn now(&self) -> PathBuf {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        crate::world::lock(&self.0).clone()
     }
 }
 

@@ -2,7 +2,7 @@
 //! requests a capture, on which the same governor decides as for a rule.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Json;
 use axum::extract::State;
@@ -84,7 +84,7 @@ impl HandledAlerts {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<AlertKey>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.0)
     }
 }
 

@@ -7,7 +7,7 @@ mod effort;
 mod gauges;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -36,12 +36,12 @@ pub struct HealthProblem(Mutex<Option<String>>);
 impl HealthProblem {
     /// From now on that is wrong; `None`: nothing is.
     pub fn tell(&self, why: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *crate::world::lock(&self.0) = why;
     }
 
     /// What is wrong, if anything is.
     pub fn told(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        crate::world::lock(&self.0).clone()
     }
 }
 

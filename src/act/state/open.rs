@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
 
@@ -178,7 +178,7 @@ pub(super) struct FolderLock(pub(super) File);
 static HELD: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
 
 fn held() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::world::lock(&HELD)
 }
 
 fn identity_of(file: &File) -> Option<(u64, u64)> {

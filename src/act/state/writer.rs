@@ -63,7 +63,7 @@ struct Progress {
 
 impl Waiting {
     fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.progress)
     }
 }
 
@@ -159,17 +159,17 @@ impl State {
     }
 
     fn take_unwritten(&self) -> Vec<Repeated> {
-        std::mem::take(&mut *self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *crate::world::lock(&self.writer.unwritten))
     }
 
     fn write_again(&self, writes: Vec<Repeated>) {
         let writes = Arc::new(Mutex::new(writes));
         let taken = writes.clone();
-        let take = move || std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
+        let take = move || std::mem::take(&mut *crate::world::lock(&taken));
         let rest = take.clone();
         if !self.queue(Box::new(move |state| state.write_all(take()).map_err(|error| error.to_string()))) {
             // They are tried again when fewer wait.
-            self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(rest());
+            crate::world::lock(&self.writer.unwritten).extend(rest());
         }
     }
 
@@ -179,7 +179,7 @@ impl State {
         for write in writes {
             if let Err(error) = write(self) {
                 failed = Err(error);
-                self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push(write);
+                crate::world::lock(&self.writer.unwritten).push(write);
             }
         }
         failed

@@ -231,7 +231,7 @@ fn read_all(
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(job) = jobs.get(at) else { break };
                     let result = read_one(job, limits, progress);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, result));
+                    crate::world::lock(&results).push((at, result));
                 }
             });
         }

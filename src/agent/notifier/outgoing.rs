@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::act::notify::{Delivery, DeliveryReport};
@@ -55,7 +55,7 @@ impl fmt::Debug for Outgoing {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.waiting)
     }
 
     /// Hands over the batches at the front that `is_next` allows, under the lock: the messages of one

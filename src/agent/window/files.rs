@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::TargetHandle;
@@ -187,7 +187,7 @@ impl Files {
     }
 
     fn lock(&self) -> MutexGuard<'_, SearchState> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.known)
     }
 }
 

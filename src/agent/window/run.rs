@@ -1,6 +1,6 @@
 //! One window's state machine under its lock, and the tasks that carry out its outputs.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -383,7 +383,7 @@ impl WindowRun {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic in one task must not keep the others from closing the window.
-        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::world::lock(&self.0.shared)
     }
 }
 

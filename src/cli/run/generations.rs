@@ -2,7 +2,7 @@
 //! anew with the new list. What it holds is on disk.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -90,7 +90,7 @@ impl Watched {
             if cancel.is_cancelled() {
                 return Ok(());
             }
-            let Some(after) = lock(&next).take() else { return Ok(()) };
+            let Some(after) = crate::world::lock(&next).take() else { return Ok(()) };
             generation = after;
             tracing::info!("{}", told(&targets, &without_places(&generation.targets)));
             announce(&generation.plan);
@@ -122,7 +122,7 @@ impl Rereading {
         let (new, errors) = (seen.files.into_inner(), seen.errors.into_inner());
         {
             // A broken file names no other files, so those that it named before are still watched.
-            let mut files = lock(&self.files);
+            let mut files = crate::world::lock(&self.files);
             match &config {
                 Ok(_) => *files = new,
                 Err(_) => {
@@ -138,14 +138,16 @@ impl Rereading {
         let discovers = config.discover.is_some();
         let has_other_targets = without_places(&config.targets) != self.targets;
         let is_other_list = (discovers || self.discovers) && has_other_targets;
-        let begins_anew = is_other_list || !keep_their_series(&lock(&self.signals), &config.signals);
+        let begins_anew =
+            is_other_list || !keep_their_series(&crate::world::lock(&self.signals), &config.signals);
         if begins_anew {
             // One that cannot be followed, for want of a key say, ends nothing.
             let flags = Flags { watch_only: self.args.watch_only, from_start: false };
             let plan = Plan::of(&config, &flags)?;
             let (targets, settings) = (config.targets.clone(), config.settings.clone());
             let signals = config.signals.clone();
-            *lock(&self.next) = Some(Generation { plan, discovers, targets, settings, signals });
+            *crate::world::lock(&self.next) =
+                Some(Generation { plan, discovers, targets, settings, signals });
         }
         let mut waiting = Vec::new();
         if !begins_anew {
@@ -154,8 +156,8 @@ impl Rereading {
                 self.settings.changed_in(&config.settings).into_iter().filter(|key| needs_restart(key)),
             );
         }
-        lock(&self.signals).clone_from(&config.signals);
-        lock(&self.fetching).fetch_for(&config);
+        crate::world::lock(&self.signals).clone_from(&config.signals);
+        crate::world::lock(&self.fetching).fetch_for(&config);
         Ok(Reload {
             rules: rules_of(&config),
             catalog: config.catalog.clone(),
@@ -249,10 +251,6 @@ impl ListFetcher {
     }
 }
 
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Requests that the configuration be read again at every SIGHUP, and whenever a file that it was read from has
 /// changed.
 async fn request_reloads(
@@ -261,7 +259,7 @@ async fn request_reloads(
     files: Arc<Mutex<Vec<PathBuf>>>,
     reloads: Arc<Notify>,
 ) {
-    let current_files = || lock(&files).clone();
+    let current_files = || crate::world::lock(&files).clone();
     let mut ticks = tokio::time::interval(CHECK_FILES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
