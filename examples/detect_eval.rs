@@ -1,11 +1,11 @@
 //! How early, how rightly and how wrongly the shipped detection fires, on logs with known truth.
 //!
-//! `cargo run --release --features detect_eval --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
-//! `labels_*.json` and the logs beside them, and replays each through the whole core with the shipped
-//! rule. One table over all configurations (router and load), and one of the static detector on the same
-//! logs, calibrated on them; `--verbose` prints every run; `--bound N` tries another bound of `departure`.
-//! With `--csv FILE` a sweep of bounds and the textbook detectors as numbers; with `--svg FILE` that
-//! frontier as a picture.
+//! `cargo run --release --features detect_eval --example detect_eval -- DIR...` reads what
+//! `simload.py gen DIR ...` wrote: `labels_*.json` and the logs beside them, and replays each through the
+//! whole core with the shipped rule. One table over all configurations (router and load), and one of the
+//! static detector on the same logs, calibrated on them; `--verbose` prints every run; `--bound N` tries
+//! another bound of `departure`. With `--csv FILE` a sweep of bounds and the textbook detectors as numbers;
+//! with `--svg FILE` that frontier as a picture.
 
 #[path = "detect_eval/picture.rs"]
 mod picture;

@@ -4,7 +4,8 @@
 //! A double is a state machine over simulated time: `request(now, ..)` and `advance(now)` return
 //! [`exchange::Effect`]s and do nothing else. [`simulated`] drives one in a test without a socket or a
 //! clock, [`shell`] puts one behind a real port with a clock that may run faster than real time, and
-//! [`incident`] is the recorded incident of the demo, [`practice`] a server to try the agent on. The doubles follow docs/engines.md.
+//! [`incident`] is the recorded incident of the demo, [`practice`] a server to try the agent on. The doubles
+//! follow docs/engines.md.
 
 pub mod dynamo;
 pub mod exchange;

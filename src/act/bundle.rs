@@ -187,8 +187,8 @@ impl Bundles {
         self.replace(&record)
     }
 
-    /// Of a record that cannot be read nothing is known to be kept: it was cut off, or is of a later release. It stays in
-    /// the bundle for people, and a new one takes its place.
+    /// Of a record that cannot be read nothing is known to be kept: it was cut off, or is of a later release.
+    /// It stays in the bundle for people, and a new one takes its place.
     fn set_aside(&self, incident: &str) -> Result<(), BundleError> {
         let path = self.path(incident).join(INCIDENT);
         let aside = path.with_extension("json.unreadable");

@@ -30,7 +30,8 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// A queue in front of `out`; `told` is called on its thread with how many lines were dropped, once it writes again.
+    /// A queue in front of `out`; `told` is called on its thread with how many lines were dropped, once it
+    /// writes again.
     ///
     /// # Errors
     /// No thread can be started.

@@ -78,8 +78,8 @@ pub struct State {
     lock: Option<Arc<open::FolderLock>>,
     /// Why it is a copy of what the folder holds.
     read_only: Option<Arc<str>>,
-    /// By how many nanoseconds the wall clock was set since a window was begun, by its attempt: whoever closes it goes by
-    /// a steady clock.
+    /// By how many nanoseconds the wall clock was set since a window was begun, by its attempt: whoever
+    /// closes it goes by a steady clock.
     moved: Arc<Mutex<BTreeMap<String, i64>>>,
 }
 
@@ -275,8 +275,8 @@ impl State {
         self.change_attempts(|ledger| drop(ledger.resume(target)))
     }
 
-    /// The wall clock was set: see [`Ledger::clock_was_set`]. The windows are moved with their attempts: by when one was
-    /// begun the next agent tells whether it may be stopped.
+    /// The wall clock was set: see [`Ledger::clock_was_set`]. The windows are moved with their attempts: by
+    /// when one was begun the next agent tells whether it may be stopped.
     ///
     /// # Errors
     /// The database cannot be read or written.

@@ -225,7 +225,8 @@ impl Agent {
     }
 }
 
-/// The answer to who asked for a window, when so many were opened within a day, this one among them, of those that may be.
+/// The answer to who asked for a window, when so many were opened within a day, this one among them, of those
+/// that may be.
 fn being_opened((used, most): (u32, u32)) -> String {
     let left = match most.saturating_sub(used) {
         0 => "none is left: rules open no window either before the first of them is a day old".to_owned(),

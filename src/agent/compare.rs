@@ -193,8 +193,8 @@ impl Compared {
     }
 }
 
-/// Where the ranks of a capture are: in its bundle, and, of `files` that could not be moved there, where the server wrote
-/// them.
+/// Where the ranks of a capture are: in its bundle, and, of `files` that could not be moved there, where the
+/// server wrote them.
 pub fn ranks_of(bundle: &Path, window: usize, files: &[CapturedFile]) -> Vec<PathBuf> {
     let in_bundle = bundle::ranks_of(bundle, window).into_iter().filter(|folder| folder.exists());
     in_bundle.chain(traces_left_in_place(files)).collect()

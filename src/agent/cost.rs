@@ -87,8 +87,8 @@ impl Meter {
         self.with(|meter| meter.longest().min(self.began.0.now().since(self.began.1)))
     }
 
-    /// Silences shorter than this could not be seen, where no export is: by the intervals of the samples, and without any by
-    /// the time since the window's start.
+    /// Silences shorter than this could not be seen, where no export is: by the intervals of the samples, and
+    /// without any by the time since the window's start.
     pub fn unseen_below(&self) -> Duration {
         let so_far = self.began.0.now().since(self.began.1);
         self.with(|meter| meter.resolution()).map_or(so_far, |shown| shown.min(so_far))

@@ -65,7 +65,8 @@ pub async fn examine(
         let answered = server::health(asked).await.answered();
         facts.health.answered(answered, clock.now());
     }
-    // Only SGLang has a list of its ranks' loads: elsewhere what is at /metrics tells how many there are, and which work.
+    // Only SGLang has a list of its ranks' loads: elsewhere what is at /metrics tells how many there are, and
+    // which work.
     let engines = read_engines(asked).await;
     let info_error = match server::facts(asked, engines.len().try_into().unwrap_or(u16::MAX).max(1)).await {
         Ok(info) => {
@@ -124,8 +125,8 @@ async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Resul
     Ok(())
 }
 
-/// The ranks of a metrics page, or of TensorRT-LLM's iteration statistics in its place, and whether they have work; none
-/// where there is neither.
+/// The ranks of a metrics page, or of TensorRT-LLM's iteration statistics in its place, and whether they have
+/// work; none where there is neither.
 async fn read_engines(asked: &Server) -> Vec<(Rank, bool)> {
     let answer = asked.get("/metrics").timeout(Duration::from_secs(10)).send().await;
     let Some(answer) = answer.ok().filter(|a| a.status().is_success()) else { return Vec::new() };

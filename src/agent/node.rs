@@ -1,6 +1,7 @@
-//! The agent of a node (`skewtrap run --role node`): it watches nothing and opens no window. When a leader of its pool says
-//! in the store that a window is open, it looks for the files of that window on its own host, reads each to its end,
-//! and brings the summaries of their ranks into the store, so that no trace crosses the network.
+//! The agent of a node (`skewtrap run --role node`): it watches nothing and opens no window. When a leader of
+//! its pool says in the store that a window is open, it looks for the files of that window on its own host,
+//! reads each to its end, and brings the summaries of their ranks into the store, so that no trace crosses
+//! the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -35,7 +35,8 @@ use skewtrap_trace::rank::Rank;
 const WAITING: usize = 64;
 /// What taking the lease may take: later a window would not show the onset, and half of its validity be over.
 const TAKE_LIMIT: Duration = Duration::from_secs(5);
-/// What the keeper may take for a lease, with what it was at: a little more than the store may, whose refusal says more.
+/// What the keeper may take for a lease, with what it was at: a little more than the store may, whose refusal
+/// says more.
 const ANSWER_LIMIT: Duration = TAKE_LIMIT.saturating_add(Duration::from_secs(1));
 
 /// What is asked of the keeper.
@@ -76,8 +77,8 @@ pub struct HeldLease {
     granted: Arc<GrantedLease>,
     /// The steady clock by which it was taken.
     steady: Clock,
-    /// When it was asked for, by the time since the machine was started: the steady clock leaves out that in which it was
-    /// suspended.
+    /// When it was asked for, by the time since the machine was started: the steady clock leaves out that in
+    /// which it was suspended.
     boot: Duration,
     was_late: Arc<AtomicBool>,
 }

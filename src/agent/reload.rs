@@ -70,8 +70,8 @@ impl Agent {
         self.reloading.reading = Some(crate::world::blocking(move || reload()));
     }
 
-    /// The configuration was read again: what it says is in force from now on, unless it is wrong. Whether the agent is to end
-    /// and begin anew with it.
+    /// The configuration was read again: what it says is in force from now on, unless it is wrong. Whether
+    /// the agent is to end and begin anew with it.
     pub(super) fn reloaded(&mut self, read: anyhow::Result<Reload>, effects: &mut Vec<Effect>) -> bool {
         let begins_anew = read.as_ref().is_ok_and(|new| new.begins_anew);
         let taken = self.take_configuration(read, effects);

@@ -183,16 +183,16 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
     Ok(Opened { state, bundles, found, kept, outbox, token, alerts, only_watch })
 }
 
-/// The id of an agent whose state keeps none: its next start must know its bundles, or nobody would delete them or end their
-/// incidents.
+/// The id of an agent whose state keeps none: its next start must know its bundles, or nobody would delete
+/// them or end their incidents.
 fn id_without_state(incident_dir: &Path) -> String {
     let of = format!("{}:{}", super::plan::host(), incident_dir.display());
     let digest = Sha256::digest(of.as_bytes());
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Opens the state; where an earlier life of this agent has it still, once that is done. A stop of its may be answered only
-/// when everything is exported, and the next life must know how.
+/// Opens the state; where an earlier life of this agent has it still, once that is done. A stop of its may be
+/// answered only when everything is exported, and the next life must know how.
 fn open_state(folder: &Path) -> Result<State, StateError> {
     let until = Instant::now() + EARLIER_LIFE;
     let mut is_told = false;

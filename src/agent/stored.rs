@@ -1,5 +1,5 @@
-//! Fetches the summaries of an incident's ranks from a store, so that `skewtrap compare s3://...` compares them where it
-//! runs: a few kilobytes a rank.
+//! Fetches the summaries of an incident's ranks from a store, so that `skewtrap compare s3://...` compares
+//! them where it runs: a few kilobytes a rank.
 
 use std::path::Path;
 

@@ -119,8 +119,8 @@ impl Agent {
         self.store.state.later(move |state| state.save_known(&learned, &open));
     }
 
-    /// The same from time to time: not again while that of before still waits for a disk that hangs, for all of it is held in
-    /// memory until then.
+    /// The same from time to time: not again while that of before still waits for a disk that hangs, for all
+    /// of it is held in memory until then.
     pub(super) fn keep_learned(&mut self) {
         if self.learned_waits.strong_count() > 0 {
             return;

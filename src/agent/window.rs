@@ -105,7 +105,8 @@ pub struct TargetHandle {
     pub server: Server,
     /// Its configured name.
     pub target: String,
-    /// What it was when it last said so: [`ServerFacts::instance`](skewtrap_core::capture::facts::ServerFacts::instance).
+    /// What it was when it last said so:
+    /// [`ServerFacts::instance`](skewtrap_core::capture::facts::ServerFacts::instance).
     pub instance: Option<String>,
     pub sizes: Sizes,
     /// Its paths and ours.
@@ -306,8 +307,8 @@ pub async fn begin(
     Ok(if waited > GRANT_LIMIT { Err(TooLate { waited }) } else { Ok(()) })
 }
 
-/// This agent's turn on a server, where there is one. Giving it back writes into a folder that may hang, so a thread that may
-/// wait for it does that.
+/// This agent's turn on a server, where there is one. Giving it back writes into a folder that may hang, so a
+/// thread that may wait for it does that.
 #[derive(Debug)]
 pub struct Turn(Option<ServerLock>);
 
@@ -398,8 +399,8 @@ pub async fn wait_for_server_lock(
 }
 
 /// Closes a window that an agent before this one left behind. `lines` are the lines about profiling
-/// in its server's logs since, which end at `log_ends`, and `moved` the files that are in the bundle already: both are taken
-/// into account before anything is decided, for they may prove that nothing is open any more.
+/// in its server's logs since, which end at `log_ends`, and `moved` the files that are in the bundle already:
+/// both are taken into account before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
     target: &TargetHandle,
     request: &StartRequest,

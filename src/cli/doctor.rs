@@ -200,8 +200,8 @@ async fn all(
     Ok(checks.all)
 }
 
-/// Cancelled by whatever would end this program, where it opens windows: none stays open, and no other is opened. Where it
-/// opens none, a signal just ends it.
+/// Cancelled by whatever would end this program, where it opens windows: none stays open, and no other is
+/// opened. Where it opens none, a signal just ends it.
 fn ends(takes_windows: bool) -> std::io::Result<CancellationToken> {
     let cancel = CancellationToken::new();
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];

@@ -1,4 +1,5 @@
-//! `skewtrap mcp`: what the running agent knows, for assistants, over the Model Context Protocol on standard input and output.
+//! `skewtrap mcp`: what the running agent knows, for assistants, over the Model Context Protocol on standard
+//! input and output.
 
 use clap::Args;
 

@@ -66,8 +66,8 @@ pub struct RunArgs {
     /// A rule file or folder, instead of the shipped rules (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     rules: Vec<PathBuf>,
-    /// The folder that the server may write profiles below, as the server sees it; a relative one starts from the folder
-    /// where the agent is started
+    /// The folder that the server may write profiles below, as the server sees it; a relative one starts from
+    /// the folder where the agent is started
     #[arg(long, value_name = "DIR")]
     output_dir: Option<String>,
     /// What this agent does: `agent` watches servers; `node` watches nothing and brings the summaries of this host's
@@ -252,8 +252,8 @@ fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// The folder of a state that an agent kept while relative paths started from where it was started (0.1), and the one that
-/// is used now and holds none.
+/// The folder of a state that an agent kept while relative paths started from where it was started (0.1), and
+/// the one that is used now and holds none.
 fn state_left_behind(configuration: &Path, state_dir: &str) -> Option<(PathBuf, PathBuf)> {
     let new = PathBuf::from(state_dir);
     let folder = configuration.parent().filter(|folder| !folder.as_os_str().is_empty())?;

@@ -13,7 +13,8 @@ use crate::config::quantity::duration_of;
 use skewtrap_core::message::utc;
 use skewtrap_core::status::{Silence, Status};
 
-/// Holds back the captures and messages of a rule, or of all rules, for a while; without arguments, lists what is silenced
+/// Holds back the captures and messages of a rule, or of all rules, for a while; without arguments, lists
+/// what is silenced
 #[derive(Debug, Args)]
 pub struct SilenceArgs {
     /// Only this rule

@@ -58,8 +58,8 @@ struct Tuned {
     ranks: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<BoundResult>,
-    /// The most sensitive bound for which it and all stricter ones stay within the limit; none of a recording that is too
-    /// short to tell.
+    /// The most sensitive bound for which it and all stricter ones stay within the limit; none of a recording
+    /// that is too short to tell.
     advised: Option<f64>,
     /// Whether its bounds are learned from the servers: then none is to be set.
     is_learned: bool,

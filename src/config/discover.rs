@@ -1,5 +1,5 @@
-//! `discover`: targets that come and go while the agent runs. A file, an address, the names of DNS or the pods of Kubernetes
-//! list them, all in the form of Prometheus' file-based service discovery in the end.
+//! `discover`: targets that come and go while the agent runs. A file, an address, the names of DNS or the
+//! pods of Kubernetes list them, all in the form of Prometheus' file-based service discovery in the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,8 +69,8 @@ pub struct KubernetesText {
     namespace: Field<String>,
     /// The address of the API, as `kubectl proxy` serves it. Default: that of the cluster in which the agent runs.
     api: Field<String>,
-    /// Labels of the targets, as in a list: `group` (by default the pod's label `app.kubernetes.io/name` or `app`), `role`,
-    /// `engine`, `__scheme__`, `__metrics_path__`.
+    /// Labels of the targets, as in a list: `group` (by default the pod's label `app.kubernetes.io/name` or
+    /// `app`), `role`, `engine`, `__scheme__`, `__metrics_path__`.
     labels: Field<BTreeMap<String, Field<String>>>,
 }
 

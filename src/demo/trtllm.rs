@@ -1,8 +1,9 @@
-//! TensorRT-LLM's profile calls, iteration statistics and files (`trtllm-serve`), faults included, as a state machine over
-//! simulated time.
+//! TensorRT-LLM's profile calls, iteration statistics and files (`trtllm-serve`), faults included, as a state
+//! machine over simulated time.
 //!
-//! The differences from SGLang that matter: all ranks step together, a second start is refused with 409, a stop of a window
-//! that has not begun takes it back, a stop of nothing is a 200, and the files bear no mark of who asked.
+//! The differences from SGLang that matter: all ranks step together, a second start is refused with 409, a
+//! stop of a window that has not begun takes it back, a stop of nothing is a 200, and the files bear no mark
+//! of who asked.
 
 mod config;
 

@@ -74,8 +74,8 @@ fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError
         .user_agent(USER_AGENT))
 }
 
-/// The proxies that the environment names, as reqwest reads them, but for what is on this machine: keys of servers and the
-/// agent's own token would go to the proxy in clear, which reaches nothing of it.
+/// The proxies that the environment names, as reqwest reads them, but for what is on this machine: keys of
+/// servers and the agent's own token would go to the proxy in clear, which reaches nothing of it.
 fn proxies() -> Vec<Proxy> {
     let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let first = |names: [&str; 2]| names.iter().find_map(set);

@@ -1,5 +1,6 @@
-//! Asks for the targets that come and go: an address that lists them, names of DNS, the pods of Kubernetes. Whatever is asked, what
-//! comes out is a list in the form of Prometheus' file-based service discovery, in an order of its own.
+//! Asks for the targets that come and go: an address that lists them, names of DNS, the pods of Kubernetes.
+//! Whatever is asked, what comes out is a list in the form of Prometheus' file-based service discovery, in an
+//! order of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -36,7 +36,8 @@ pub struct Config {
     pub port: u16,
 }
 
-/// What servers on this machine are called; behind another loopback address is a forwarder to another machine, as a rule.
+/// What servers on this machine are called; behind another loopback address is a forwarder to another
+/// machine, as a rule.
 const LOCALHOST_4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST_6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
@@ -54,8 +55,8 @@ pub fn port_here(url: &str) -> Option<u16> {
     url.port_or_known_default().filter(|_| is_here)
 }
 
-/// The ranks of a server whose processes are seen below the one that listens at its address; `None` where that is none of
-/// this machine.
+/// The ranks of a server whose processes are seen below the one that listens at its address; `None` where
+/// that is none of this machine.
 pub fn ranks_of(url: &str) -> Option<Vec<Rank>> {
     let ranks_at = |port| process::listener(port).map(process::ranks_below).unwrap_or_default();
     port_here(url).map(|port| ranks_at(port).into_values().collect())

@@ -42,8 +42,9 @@ const TOGETHER: Duration = Duration::from_millis(30);
 const IN_HASTE: Duration = Duration::from_millis(20);
 /// A log is busy until so long after its last line.
 const BUSY: Duration = Duration::from_millis(60);
-/// Unless lines are handed over at once, what was read is handed over so long after the lines before it, so that the loop is woken once for
-/// all of it; the clock evaluates rules no more often ([`skewtrap_core::watch::TICK`]).
+/// Unless lines are handed over at once, what was read is handed over so long after the lines before it, so
+/// that the loop is woken once for all of it; the clock evaluates rules no more often
+/// ([`skewtrap_core::watch::TICK`]).
 const GATHERED: Duration = Duration::from_millis(200);
 /// Bytes of lines that are handed over at once.
 const PLENTY: usize = 64 << 10;

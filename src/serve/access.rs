@@ -1,8 +1,9 @@
 //! Access control: the Host header, and the token, compared in constant time.
 //!
 //! Every change needs the token, on loopback too. Reading needs it where other machines can reach the
-//! address, and everywhere for files that hold the environment of the server. A browser may send the token as the password of Basic authentication, but only for reading:
-//! browsers send that password on their own, so a page elsewhere could use it to change something.
+//! address, and everywhere for files that hold the environment of the server. A browser may send the token as
+//! the password of Basic authentication, but only for reading: browsers send that password on their own, so a
+//! page elsewhere could use it to change something.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};

@@ -195,8 +195,8 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     Json(by_id.into_values().rev().collect())
 }
 
-/// An incident as JSON, with the sentences of its messages, and where to look first. The text is put together: another way to write so large a type would make
-/// the program a tenth of a megabyte larger.
+/// An incident as JSON, with the sentences of its messages, and where to look first. The text is put
+/// together: another way to write so large a type would make the program a tenth of a megabyte larger.
 fn with_facts(incident: &Incident, folder: &std::path::Path) -> Result<Response, ApiError> {
     let failed =
         |error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written: {error}"));

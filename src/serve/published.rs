@@ -89,7 +89,8 @@ impl Publisher {
         self.status.publish(scope, Arc::new(status));
     }
 
-    /// Something was changed because somebody asked for it: whoever looks now must see it, however young what was built is.
+    /// Something was changed because somebody asked for it: whoever looks now must see it, however young what
+    /// was built is.
     pub fn invalidate(&self) {
         self.status.invalidate();
     }

@@ -374,6 +374,20 @@ fn long_functions_and_code_of_tests_are_seen_in_a_sample_that_has_them() {
 }
 
 #[test]
+fn no_comment_line_is_longer_than_120_characters() {
+    let mut long = Vec::new();
+    for path in ["src", "crates", "tests", "benches", "examples"] {
+        for file in files(&root(path)).into_values() {
+            let text = fs::read_to_string(&file).expect("it is text");
+            let is_long = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > 120;
+            let numbered = text.lines().enumerate().filter(|(_, line)| is_long(line));
+            long.extend(numbered.map(|(at, _)| format!("{}:{}", file.display(), at + 1)));
+        }
+    }
+    assert!(long.is_empty(), "wrap these at 110; `cargo fmt` leaves comments alone: {long:#?}");
+}
+
+#[test]
 fn no_two_neighbouring_modules_need_each_other() {
     let mut found = Vec::new();
     for path in ["src", "crates/core/src", "crates/trace/src"] {

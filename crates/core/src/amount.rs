@@ -1,5 +1,5 @@
-//! Numbers, durations and sizes as people read them, in every sentence alike. (In a configuration they are written `2m` and
-//! `20GiB`.)
+//! Numbers, durations and sizes as people read them, in every sentence alike. (In a configuration they are
+//! written `2m` and `20GiB`.)
 
 use std::fmt;
 use std::time::Duration;
@@ -45,7 +45,8 @@ pub fn bytes(count: u64) -> String {
     format!("{} {}", figure(count as f64 / f64::powi(1024.0, power.cast_signed())), UNITS[power as usize - 1])
 }
 
-/// A duration in a sentence: as [`seconds`], and in milliseconds below a second, in which what a window may cost is set.
+/// A duration in a sentence: as [`seconds`], and in milliseconds below a second, in which what a window may
+/// cost is set.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub Duration);
 

@@ -44,7 +44,8 @@ pub struct Finding {
     pub impact: Option<Impact>,
 }
 
-/// The impact in JSON, where `schema_version` 1 called it `harm`: that name stays beside the new one as long as the version does.
+/// The impact in JSON, where `schema_version` 1 called it `harm`: that name stays beside the new one as long
+/// as the version does.
 mod under_both_names {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -58,7 +58,8 @@ fn date_of(at: Time) -> String {
     at.rfc3339().split('T').next().unwrap_or_default().to_owned()
 }
 
-/// With what the names of Nsight Systems end: reports, their intermediate forms, exports and what SQLite writes beside them.
+/// With what the names of Nsight Systems end: reports, their intermediate forms, exports and what SQLite
+/// writes beside them.
 const NSIGHT: [&str; 11] = [
     ".nsys-rep",
     ".qdrep",

@@ -87,8 +87,8 @@ pub struct Incident {
     /// What other rules found of it, in order: no incidents of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<Joined>,
-    /// Whether its end was not seen: the agent was restarted, and no rule of the one that resolved it saw it go on. It may
-    /// have ended before that one began, or soon after.
+    /// Whether its end was not seen: the agent was restarted, and no rule of the one that resolved it saw it
+    /// go on. It may have ended before that one began, or soon after.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_unseen: bool,
     /// How it ended, where that was not that its rule saw it clear.
@@ -455,8 +455,8 @@ pub struct VerdictNote {
 }
 
 impl VerdictNote {
-    /// The rank that the incident was blamed on when its ranks were compared, where `finding` blames another by now, or the
-    /// same for the opposite: the verdict says nothing of that.
+    /// The rank that the incident was blamed on when its ranks were compared, where `finding` blames another
+    /// by now, or the same for the opposite: the verdict says nothing of that.
     pub fn of_another(&self, finding: &Finding) -> Option<&Labels> {
         let suspect = self.suspect.as_ref()?;
         (*suspect != finding.suspect()).then_some(&suspect.rank)
@@ -472,8 +472,8 @@ impl VerdictNote {
 }
 
 impl VerdictNote {
-    /// The verdict of a comparison that was held against `suspect`. Where ranks have two numbers (DP attention), its sentence
-    /// calls them by those by which the incident blames one: one name for one rank.
+    /// The verdict of a comparison that was held against `suspect`. Where ranks have two numbers (DP
+    /// attention), its sentence calls them by those by which the incident blames one: one name for one rank.
     pub fn held_against(comparison: &Comparison, suspect: Option<Suspect>) -> Self {
         let mut note = Self { suspect, ..Self::from(comparison) };
         let Some(suspect) = &note.suspect else { return note };

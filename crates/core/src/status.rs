@@ -161,8 +161,8 @@ impl TargetStatus {
         self.sources.iter().any(|source| source.is_behind)
     }
 
-    /// That its numbers are of before, and whose fault that is: the server's, which does not answer, or the agent's, which is
-    /// behind. Nothing where neither holds.
+    /// That its numbers are of before, and whose fault that is: the server's, which does not answer, or the
+    /// agent's, which is behind. Nothing where neither holds.
     pub fn why_old(&self) -> Option<String> {
         match self.unanswered_since {
             Some(since) => Some(format!("has NOT answered since {since}")),

@@ -1,7 +1,8 @@
 //! Which known name an unknown one was probably meant to be.
 
-/// The nearest of `known` to `name`, if it is near at all: one edit away where the name is short, a third of its letters
-/// where it is long, or longer by its end. Two edits make any two short words alike (`foo` and `log`).
+/// The nearest of `known` to `name`, if it is near at all: one edit away where the name is short, a third of
+/// its letters where it is long, or longer by its end. Two edits make any two short words alike (`foo` and
+/// `log`).
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let allowed = match name.chars().count() {
         0..=4 => 1,

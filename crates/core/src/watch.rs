@@ -5,10 +5,10 @@
 //! draws a random number, so a recording replays exactly.
 //!
 //! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
-//! `joins` which incident a firing belongs to, `requests` decides on captures, `worth` whether a trouble is worth one, `windows` takes in how they
-//! end, `messages` decides what of it is reported when, `incidents` holds what fires, `kept` hands it to the next agent, `server` what is known
-//! of each server, and
-//! `status` shows all of it.
+//! `joins` which incident a firing belongs to, `requests` decides on captures, `worth` whether a trouble is
+//! worth one, `windows` takes in how they end, `messages` decides what of it is reported when, `incidents`
+//! holds what fires, `kept` hands it to the next agent, `server` what is known of each server, and `status`
+//! shows all of it.
 
 mod causes;
 mod core;

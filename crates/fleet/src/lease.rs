@@ -1,4 +1,5 @@
-//! The lease of a pool, in its store or in Kubernetes: what [`skewtrap_core::fleet::lease`] decides is asked of them here.
+//! The lease of a pool, in its store or in Kubernetes: what [`skewtrap_core::fleet::lease`] decides is asked
+//! of them here.
 
 mod objects;
 
@@ -49,8 +50,8 @@ impl PoolLease {
         self.clock
     }
 
-    /// Goes on with a take from `step` until it is over, or to the next [`LeaseRequestStep::Prove`], which is not for the
-    /// store to answer. `now` is a steady clock.
+    /// Goes on with a take from `step` until it is over, or to the next [`LeaseRequestStep::Prove`], which is
+    /// not for the store to answer. `now` is a steady clock.
     pub async fn take(
         &mut self,
         take: &mut LeaseRequest,
@@ -98,8 +99,8 @@ impl PoolLease {
         Ok(latest.map(|latest| Latest { state: made_safe(latest.state), ..latest }))
     }
 
-    /// Whether it can be read and could be taken: what is missing to write it is told, and nothing is written. Whether a
-    /// store can be written is tried with the store.
+    /// Whether it can be read and could be taken: what is missing to write it is told, and nothing is
+    /// written. Whether a store can be written is tried with the store.
     ///
     /// # Errors
     /// It could not.

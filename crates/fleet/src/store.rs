@@ -383,7 +383,8 @@ impl Store {
             _ if is_missing_bucket(&why) => {
                 StoreError::NotFound { store, what: "the bucket".to_owned(), why }
             }
-            // What lists has no kind of error for it. Without a key the host is asked for one, and fails in its own words.
+            // What lists has no kind of error for it. Without a key the host is asked for one, and fails in
+            // its own words.
             _ if is_refusal(&why) || self.keyless => {
                 StoreError::Refused { store, why, variables: self.variables }
             }

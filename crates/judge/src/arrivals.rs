@@ -80,8 +80,8 @@ fn renewal(from: f64, until: f64, mut gap: impl FnMut() -> f64) -> Vec<f64> {
     std::iter::from_fn(next).collect()
 }
 
-/// A Poisson process whose rate varies, by thinning one of the constant rate `most` (Lewis and Shedler, 1979): a candidate
-/// at `t` is kept with the probability `kept(t)`.
+/// A Poisson process whose rate varies, by thinning one of the constant rate `most` (Lewis and Shedler,
+/// 1979): a candidate at `t` is kept with the probability `kept(t)`.
 fn thinned(
     rng: &mut Rng,
     most: f64,

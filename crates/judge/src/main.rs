@@ -6,8 +6,10 @@
 //! Run it by `scripts/judge.sh`.
 //!
 //! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,counted,metrics,both]
-//! [--seed N] [--warm S] [--budget PER_DAY] [--own] [--standing] [-v]` prints firings and windows an hour in healthy worlds
-//! (the first hour apart, imbalances told as standing apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
+//! [--seed N] [--warm S] [--budget PER_DAY] [--own] [--standing] [-v]` prints firings and windows an hour in
+//! healthy worlds (the first hour apart, imbalances told as standing apart, and from hour 4 on with the upper
+//! 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets
+//! and clearing.
 
 mod arrivals;
 mod budgets;

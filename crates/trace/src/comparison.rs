@@ -84,8 +84,8 @@ impl ComparisonInput {
         if self.baseline.is_empty() { &self.reference } else { &self.baseline }
     }
 
-    /// The work of each rank per step over that of its baseline for the same kinds of steps; `None` without one, or where the
-    /// baseline lacks too many of them.
+    /// The work of each rank per step over that of its baseline for the same kinds of steps; `None` without
+    /// one, or where the baseline lacks too many of them.
     pub(crate) fn work_over_baseline(&self, stats: &[RankStats]) -> Vec<Option<f64>> {
         self.profiles
             .iter()

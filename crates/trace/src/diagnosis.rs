@@ -1,8 +1,8 @@
 //! Diagnoses a group of ranks that run the same layers, and may thus be compared with each other.
 //!
-//! The questions, in their order: does one rank stand out beyond noise, by its GPU work or by its host? Do the waits in collectives
-//! agree with that? Was it given more to do, or did it do the same more slowly? Where no answer fits,
-//! the evidence is insufficient.
+//! The questions, in their order: does one rank stand out beyond noise, by its GPU work or by its host? Do
+//! the waits in collectives agree with that? Was it given more to do, or did it do the same more slowly?
+//! Where no answer fits, the evidence is insufficient.
 
 mod nothing;
 mod own_batches;

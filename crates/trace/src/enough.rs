@@ -9,11 +9,12 @@
 //! been the one that stands out (Bonferroni). A finding needs a chance of at most [`CHANCE`] and
 //! [`FEWEST`] steps: healthy hosts of one busy machine were seen slow for five steps in a row.
 //!
-//! Ranks that meet in collectives run the same steps at the same time, and what makes one of these longer makes it longer
-//! on all of them. So there blocks are also compared in pairs: in how many of them the rank's pace is slower than
-//! that of every peer in the very same steps ([`won_blocks`]). A rank like its peers is the slowest in one block of
-//! as many as there are ranks, which is the sign test (W. J. Dixon and A. M. Mood, "The statistical sign test",
-//! Journal of the American Statistical Association 41, 1946). Either test is enough: the first one tells with fewer steps.
+//! Ranks that meet in collectives run the same steps at the same time, and what makes one of these longer
+//! makes it longer on all of them. So there blocks are also compared in pairs: in how many of them the rank's
+//! pace is slower than that of every peer in the very same steps ([`won_blocks`]). A rank like its peers is
+//! the slowest in one block of as many as there are ranks, which is the sign test (W. J. Dixon and A. M.
+//! Mood, "The statistical sign test", Journal of the American Statistical Association 41, 1946). Either test
+//! is enough: the first one tells with fewer steps.
 
 use crate::collective::MatchedCollectives;
 use crate::profile::{RankProfile, Step};
@@ -284,7 +285,8 @@ mod tests {
 
     #[test]
     fn ranks_in_lockstep_are_compared_step_by_step() {
-        // As of two H200 with a crowded scheduler: steps differ among each other more than the ranks do in each of them.
+        // As of two H200 with a crowded scheduler: steps differ among each other more than the ranks do in
+        // each of them.
         let slow: Vec<u64> = (0..32).map(|i| if i / 4 % 2 == 0 { 12 } else { 60 }).collect();
         let fast: Vec<u64> = slow.iter().map(|ms| ms / 3).collect();
         let judged = |hosts: [&[u64]; 2]| {

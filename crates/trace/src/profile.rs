@@ -400,8 +400,8 @@ fn extent_of(rows: &[Row]) -> (i64, i64) {
     (start, rows.iter().map(|r| r.end()).max().unwrap_or(start))
 }
 
-/// Notes the time without any kernel from `from` to `until` in the last of the steps that have begun, and the part before
-/// that one began in the step before it.
+/// Notes the time without any kernel from `from` to `until` in the last of the steps that have begun, and the
+/// part before that one began in the step before it.
 fn note_gap(begun: &mut [Step], from: i64, until: i64) {
     let mut until = until;
     for step in begun.iter_mut().rev().take(2) {

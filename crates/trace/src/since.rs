@@ -1,10 +1,10 @@
 //! What changed since a capture of the same ranks at a time without trouble: of the blamed rank, or of all ranks where
 //! all of them changed alike.
 //!
-//! Kernels are compared per step and family. Host time is compared only under the same activities of the profiler, which
-//! slow hosts, and neither is where the steps of the two captures are delimited by different kernels. One capture is one
-//! draw of the load, so nothing here blames a rank: the change stands beside the verdict, with the growth of the batch,
-//! which may explain it.
+//! Kernels are compared per step and family. Host time is compared only under the same activities of the
+//! profiler, which slow hosts, and neither is where the steps of the two captures are delimited by different
+//! kernels. One capture is one draw of the load, so nothing here blames a rank: the change stands beside the
+//! verdict, with the growth of the batch, which may explain it.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +45,8 @@ pub struct Since {
 }
 
 impl Since {
-    /// `Since the baseline DP2's steps take 24.7 ms instead of 3.13: host time +20.8 ms, attention +0.15 ms; its batches are
-    /// 7.6 times as large.`
+    /// One sentence, as in: Since the baseline DP2's steps take 24.7 ms instead of 3.13: host time +20.8 ms,
+    /// attention +0.15 ms; its batches are 7.6 times as large.
     pub fn sentence(&self) -> String {
         let whose =
             self.rank.map_or_else(|| "the steps of all ranks".to_owned(), |rank| format!("{rank}'s steps"));
@@ -83,8 +83,8 @@ impl Since {
     }
 }
 
-/// What changed on the blamed rank; without one, on all ranks, if the steps of each take [`ALL_LONGER`] times as long at
-/// equal batches.
+/// What changed on the blamed rank; without one, on all ranks, if the steps of each take [`ALL_LONGER`] times
+/// as long at equal batches.
 pub(crate) fn since(
     before: &[RankProfile],
     profiles: &[RankProfile],

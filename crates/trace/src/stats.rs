@@ -92,8 +92,8 @@ impl RankStats {
         }
     }
 
-    /// The work per step of the kinds in `mix`, in its proportions; `None` where too many of its steps are of kinds that this
-    /// rank has not done.
+    /// The work per step of the kinds in `mix`, in its proportions; `None` where too many of its steps are of
+    /// kinds that this rank has not done.
     pub fn work_of_mix(&self, mix: &BTreeMap<StepKind, KindStats>) -> Option<f64> {
         let (mut work, mut known, mut all) = (0.0, 0.0, 0.0);
         for (kind, of_mix) in mix {
@@ -107,8 +107,8 @@ impl RankStats {
         (known > 0.0 && known >= COMMON * all).then(|| work / known)
     }
 
-    /// How many times the work per step is that of `before`, for the kinds of steps that both did and in the proportions of
-    /// this rank: more prefills are no slower GPU.
+    /// How many times the work per step is that of `before`, for the kinds of steps that both did and in the
+    /// proportions of this rank: more prefills are no slower GPU.
     pub fn work_over(&self, before: &Self) -> Option<f64> {
         let common = self.kinds.iter().filter(|(kind, _)| before.kinds.contains_key(kind));
         let common: BTreeMap<StepKind, KindStats> = common.map(|(kind, stats)| (*kind, *stats)).collect();

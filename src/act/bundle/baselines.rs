@@ -1,5 +1,5 @@
-//! Which bundles were taken as baselines, by server, and whose pin protects one: the agent's own, which ends with the next
-//! baseline, or a person's, which stays.
+//! Which bundles were taken as baselines, by server, and whose pin protects one: the agent's own, which ends
+//! with the next baseline, or a person's, which stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,8 @@ pub(super) const PIN: &str = "pinned";
 /// What the agent writes into it.
 const BY_AGENT: &[u8] = b"baseline\n";
 
-/// The incidents that were taken as baselines, by server. Every record is read once for it, and not again for each comparison.
+/// The incidents that were taken as baselines, by server. Every record is read once for it, and not again for
+/// each comparison.
 #[derive(Debug, Default)]
 pub(super) struct BaselineIndex(Option<BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>);
 
@@ -50,8 +51,8 @@ impl BaselineIndex {
 }
 
 impl Bundles {
-    /// The newest baselines of a server, the newest first: captures before `before` that were taken for that, and in which no
-    /// rank stood out.
+    /// The newest baselines of a server, the newest first: captures before `before` that were taken for that,
+    /// and in which no rank stood out.
     pub fn baselines(&self, server: &str, before: Time) -> Vec<Record> {
         let ids = {
             let mut index = self.index();
@@ -67,7 +68,8 @@ impl Bundles {
         found
     }
 
-    /// Protects a baseline from deletion, and no longer those of the same server that are older, unless a person pinned them.
+    /// Protects a baseline from deletion, and no longer those of the same server that are older, unless a
+    /// person pinned them.
     ///
     /// # Errors
     /// A mark cannot be written or removed.

@@ -164,10 +164,11 @@ impl Planner {
             let is_its_end = update == Update::Resolved && was_told;
             let is_candidate = if is_named { named.contains(name) } else { route.by_default };
             let can_edit = self.keep_alerts.contains(name);
-            // A window that somebody asked for is nothing to be alerted of; asked for by an alert it would answer itself.
+            // A window that somebody asked for is nothing to be alerted of; asked for by an alert it would
+            // answer itself.
             let is_alert = !can_edit || !incident.is_by_hand();
-            // It was not grave enough for this one before, or was told by a rule of other receivers. What was told before
-            // a restart is not known: then only a raise of this moment is news.
+            // It was not grave enough for this one before, or was told by a rule of other receivers. What was
+            // told before a restart is not known: then only a raise of this moment is news.
             let begins_here = || {
                 let is_known = !self.taken_over.contains(&incident.id);
                 let is_too_mild = |r: &Raised| r.from < route.min_severity && now.since(r.at) < OF_NOW;

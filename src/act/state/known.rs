@@ -43,8 +43,8 @@ impl State {
         self.bodies("silences", "SELECT body FROM silences ORDER BY rowid")
     }
 
-    /// Replaces the alerts of other systems that have asked for a capture, each by its fingerprint and its beginning: sent
-    /// again to the next agent, they must not ask twice.
+    /// Replaces the alerts of other systems that have asked for a capture, each by its fingerprint and its
+    /// beginning: sent again to the next agent, they must not ask twice.
     ///
     /// # Errors
     /// The database cannot be written.

@@ -28,8 +28,8 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::message::LONGEST_ALERT;
 use skewtrap_trace::time::Time;
 
-/// A capture that began longer ago was compared, or cannot be: a comparison takes minutes at the most, and one that ends
-/// the agent must not end it at every start.
+/// A capture that began longer ago was compared, or cannot be: a comparison takes minutes at the most, and
+/// one that ends the agent must not end it at every start.
 const COMPARED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// In place of a server for a window that no target is left for.

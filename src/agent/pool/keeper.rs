@@ -35,10 +35,11 @@ use skewtrap_fleet::upload::Destination;
 
 /// What giving it back may take before it is tried again.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(20);
-/// Between the first two tries of that, and of looking up what an agent before this one left; then twice as long each time.
+/// Between the first two tries of that, and of looking up what an agent before this one left; then twice as
+/// long each time.
 const AGAIN: Duration = Duration::from_secs(5);
-/// A lease is tried to be given back again after so long at most: a disk that hangs keeps a thread of each try, and has a few
-/// hundred of them. Others wait no longer than its window may last.
+/// A lease is tried to be given back again after so long at most: a disk that hangs keeps a thread of each
+/// try, and has a few hundred of them. Others wait no longer than its window may last.
 const LONGEST_GIVE_BACK: Duration = Duration::from_secs(120);
 /// What an agent before this one left is looked up again after so long at most.
 const LONGEST_LOOK_UP: Duration = Duration::from_secs(600);
@@ -84,8 +85,8 @@ impl Retry {
         self.pause.is_none()
     }
 
-    /// The store was silent: again later, and later each time up to `longest`. Jittered, for agents that lost their store
-    /// together.
+    /// The store was silent: again later, and later each time up to `longest`. Jittered, for agents that lost
+    /// their store together.
     fn again(self, longest: Duration) -> Self {
         let pause = self.pause.map_or(AGAIN, |before| (2 * before).min(longest));
         Self { due: Instant::now() + pause.mul_f64(0.5 + fastrand::f64()), pause: Some(pause) }
@@ -477,16 +478,16 @@ async fn wait_until(due: Option<Instant>) {
     }
 }
 
-/// How the window of this agent's intent ended, where the state says that nothing is open: it was proven closed, or never
-/// begun. `None` of one that may be open. One that was closed counts in the pool's budget, whoever finds it first after a
-/// restart.
+/// How the window of this agent's intent ended, where the state says that nothing is open: it was proven
+/// closed, or never begun. `None` of one that may be open. One that was closed counts in the pool's budget,
+/// whoever finds it first after a restart.
 async fn end_of(state: &State, open: &Intent) -> Option<WindowEnd> {
     let (of, attempt) = (state.clone(), open.attempt.clone());
     let known = crate::world::blocking(move || Ok::<_, StateError>((of.ledger()?, of.knows(&attempt)?)));
     let (ledger, is_known) = known.await.ok()?.ok()?;
     let Some(known) = ledger.attempts.into_iter().find(|a| a.id == open.attempt) else {
-        // A state that was copied to another host knows nothing of what is begun there, nor does this release of a row that
-        // it cannot read.
+        // A state that was copied to another host knows nothing of what is begun there, nor does this release
+        // of a row that it cannot read.
         return (!is_known && open.host == host()).then(WindowEnd::default);
     };
     let end = known.end.filter(|end| end.unproven.is_none())?;
@@ -512,8 +513,8 @@ impl ProofSources<'_> {
             };
             return end.map_or(Proof::None, Proof::Ended);
         }
-        // An agent that lost its state: the server beside it may be another one by now. One of the same name elsewhere, beside
-        // another agent of this host, says nothing of it.
+        // An agent that lost its state: the server beside it may be another one by now. One of the same name
+        // elsewhere, beside another agent of this host, says nothing of it.
         let is_there = |(name, server): &&(String, Server)| {
             *name == open.target
                 && open.host == host()

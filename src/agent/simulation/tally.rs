@@ -32,7 +32,8 @@ pub struct Tally {
     pub unlisted: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     pub unseen_stops: u64,
-    /// Windows on an instance that the agent could not know of: the one before was gone for less than one poll, and it was not told after the start.
+    /// Windows on an instance that the agent could not know of: the one before was gone for less than one
+    /// poll, and it was not told after the start.
     pub outdated: u64,
     pub refused: BTreeMap<&'static str, u32>,
 }

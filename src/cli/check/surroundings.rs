@@ -22,8 +22,8 @@ pub fn warnings(file: &str, text: &str, config: &Config) -> Vec<Diagnostic> {
     findings.into_sorted()
 }
 
-/// A file that names no server. A file of rules needs none, nor does one with a `store`, which may be of a node, and one
-/// that says nothing at all is the defaults.
+/// A file that names no server. A file of rules needs none, nor does one with a `store`, which may be of a
+/// node, and one that says nothing at all is the defaults.
 fn watched(node: &Node, findings: &mut Findings<'_>) {
     let Value::Map(entries) = &node.value else { return };
     let has = |name: &str| entries.iter().any(|(key, _)| key.name == name);

@@ -1,5 +1,5 @@
-//! The lives of one `skewtrap run`: where the list of discovered targets changes, the agent is ended like any other and begun
-//! anew with the new list. What it holds is on disk.
+//! The lives of one `skewtrap run`: where the list of discovered targets changes, the agent is ended like any
+//! other and begun anew with the new list. What it holds is on disk.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -182,8 +182,9 @@ fn needs_restart(key: &str) -> bool {
     is_begun || key != "keep.min_free" && !READ_AGAIN.contains(&top)
 }
 
-/// Whether the series of the user's signals go on being theirs where the signals are read anew: each has a number by its
-/// place, so further ones may only follow behind, and queries go on being asked as they were at the start.
+/// Whether the series of the user's signals go on being theirs where the signals are read anew: each has a
+/// number by its place, so further ones may only follow behind, and queries go on being asked as they were at
+/// the start.
 fn keep_their_series(before: &[UserSignalConfig], now: &[UserSignalConfig]) -> bool {
     let numbered = |of: &UserSignalConfig| (of.name.clone(), of.kind);
     let queries = |all: &[UserSignalConfig]| -> Vec<UserSignalConfig> {
@@ -202,7 +203,8 @@ fn without_places(targets: &[Target]) -> Vec<Target> {
     targets
 }
 
-/// Why the agent begins anew: how two lists of targets differ, for people, else that signals do. A server at another address is another one.
+/// Why the agent begins anew: how two lists of targets differ, for people, else that signals do. A server at
+/// another address is another one.
 fn told(before: &[Target], now: &[Target]) -> String {
     if before == now {
         return "signals were removed, put before others or asked for otherwise: the agent begins anew"

@@ -243,8 +243,8 @@ impl Follow {
         self.late.push(old);
     }
 
-    /// The first file cannot be read, and its name leads to another one or to none: a file server answers so for one that
-    /// was deleted. What it may have held besides is lost, and nobody waits for it.
+    /// The first file cannot be read, and its name leads to another one or to none: a file server answers so
+    /// for one that was deleted. What it may have held besides is lost, and nobody waits for it.
     fn give_up(&mut self, out: &mut Vec<u8>) {
         let Some(mut old) = self.files.pop_front() else { return };
         old.cutter.flush(out);

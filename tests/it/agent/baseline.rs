@@ -1,5 +1,5 @@
-//! `skewtrap capture baseline` against the double: a window of the healthy server, and the next one, of a rank whose host
-//! is slow, says what changed since.
+//! `skewtrap capture baseline` against the double: a window of the healthy server, and the next one, of a
+//! rank whose host is slow, says what changed since.
 
 use std::io::Write;
 use std::path::Path;

@@ -2,8 +2,8 @@
 //! killed, with a window open, budgets used, messages undelivered and a rule silenced.
 //!
 //! `tests/data/state-VERSION` holds the state as SQL, with `@DIR@` for its folder. It is made by the binary
-//! of that release, with `SKEWTRAP_OLD=BINARY cargo test --test it fixture_is_made -- --ignored`; the way back is tested in the
-//! same way.
+//! of that release, with `SKEWTRAP_OLD=BINARY cargo test --test it fixture_is_made -- --ignored`; the way
+//! back is tested in the same way.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Windows against the doubles of TensorRT-LLM and of Dynamo's workers: a status that is no success, a stop that is sent
-//! always, and nobody else's profile ever.
+//! Windows against the doubles of TensorRT-LLM and of Dynamo's workers: a status that is no success, a stop
+//! that is sent always, and nobody else's profile ever.
 
 use std::path::Path;
 use std::time::Duration;

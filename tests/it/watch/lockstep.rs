@@ -1,4 +1,5 @@
-//! What servers whose ranks step together show without a capture, from the pages of real ones: `docs/causes.md` says so of them.
+//! What servers whose ranks step together show without a capture, from the pages of real ones:
+//! `docs/causes.md` says so of them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -63,8 +63,8 @@ fn a_rank_that_only_paused_delays_the_window_and_one_without_work_does_not() {
     assert_eq!((idle.starts, idle.refusals), (1, 0), "{:?}", idle.reasons);
 }
 
-/// The shipped rules on two ranks with so much work each, whose clocks stand still from 60 s on where `frozen` says so, until
-/// 150 s; then both go on.
+/// The shipped rules on two ranks with so much work each, whose clocks stand still from 60 s on where
+/// `frozen` says so, until 150 s; then both go on.
 fn clocks(work: [u32; 2], frozen: [bool; 2]) -> Play {
     let mut play = Play::of(core(None, Mode::Live, at(0.0)));
     for s in 0..200 {

@@ -56,9 +56,9 @@ const RATE_TOGETHER: (f64, f64) = (1.6e-6, 0.12);
 const VLLM_RATE: (f64, f64) = (2.6e-6, 0.45);
 /// How many times slower than usual the slowest host is where nobody knows: once to four times.
 const ANY_HOST: (f64, f64) = (1.8, 0.53);
-/// How far a host's slowdown is known that was measured, by its waiting or by the work that it does: so far at both ends,
-/// where it is as usual or as slow as any that was seen, and less in between, for which part of a step is the host's
-/// differs.
+/// How far a host's slowdown is known that was measured, by its waiting or by the work that it does: so far
+/// at both ends, where it is as usual or as slow as any that was seen, and less in between, for which part of
+/// a step is the host's differs.
 const MEASURED_HOST: (f64, f64) = (0.1, 0.45);
 /// Of a step so much is the host's, at a careful guess: the rest is the GPU's, which a slow host leaves as it is.
 const HOST_SHARE: f64 = 0.4;

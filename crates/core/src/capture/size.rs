@@ -19,9 +19,9 @@ use super::prior::{self, LogEstimate, ModelSize};
 
 /// Fewer steps than this compare nothing.
 pub const MIN_STEPS: u32 = 3;
-/// From so many steps on a window of `ranks` ranks shows how a rank's host spends its time. With fewer it shows how much
-/// GPU work the ranks have, and no more: host time varies from step to step. Of kernels alone the last step has no
-/// end, so one more is needed.
+/// From so many steps on a window of `ranks` ranks shows how a rank's host spends its time. With fewer it
+/// shows how much GPU work the ranks have, and no more: host time varies from step to step. Of kernels alone
+/// the last step has no end, so one more is needed.
 pub fn telling_steps(ranks: usize, recorded: RecordingKind) -> u32 {
     let whole = skewtrap_trace::fewest_steps(ranks.max(2));
     whole as u32 + u32::from(recorded == RecordingKind::Gpu)
@@ -235,8 +235,8 @@ impl WindowCosts {
         let per_byte = rate_of(past.stall).max(LEAST_RATE);
         let known = self.s_per_byte.map_or(per_byte, |rate| rate.mean.exp());
         let is_far_beyond = past.predicted.is_some_and(|predicted| past.stall > predicted * 2);
-        // A small file's silence is mostly not its writing: it raises what is known, and does not replace it, nor do many
-        // of them together.
+        // A small file's silence is mostly not its writing: it raises what is known, and does not replace it,
+        // nor do many of them together.
         let may_be_known = rate_of(past.stall.saturating_sub(BOOKED_BEYOND)) <= known && !is_far_beyond;
         let is_sure = self.s_per_byte.is_none() || !may_be_known;
         let most = if is_sure {

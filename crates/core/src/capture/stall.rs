@@ -4,9 +4,9 @@
 //! the times of the files), `/health` beyond its median, and gaps in the ranks' samples beyond their
 //! usual interval. Their union in time is booked; each alone misses cases (an export that blocks one
 //! rank leaves `/health` well; a polled load endpoint answers from a snapshot; files may be out of
-//! sight). A rank that says that its export is done has spoken: what its samples lack after that is a silence of its own.
-//! The exports need nothing to compare with. For a window that another agent opened nothing usual is
-//! known when it is closed: the usual intervals of the samples are learned from those around it.
+//! sight). A rank that says that its export is done has spoken: what its samples lack after that is a silence
+//! of its own. The exports need nothing to compare with. For a window that another agent opened nothing usual
+//! is known when it is closed: the usual intervals of the samples are learned from those around it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,9 +47,10 @@ pub fn usual_intervals(samples: impl IntoIterator<Item = (Rank, Source, Time, bo
     gaps.into_iter().filter_map(|(who, (_, gaps))| Some((who, usual(gaps)?))).collect()
 }
 
-/// When a rank began to write a file that was last `changed` then: when the file was `made`, where its file system tells
-/// that, or when the window was stopped, which closes every rank's at once, and a rank writes elsewhere first. Where the
-/// agent was dead and no file tells, nobody saw it: then it is booked as it was predicted, `unseen`.
+/// When a rank began to write a file that was last `changed` then: when the file was `made`, where its file
+/// system tells that, or when the window was stopped, which closes every rank's at once, and a rank writes
+/// elsewhere first. Where the agent was dead and no file tells, nobody saw it: then it is booked as it was
+/// predicted, `unseen`.
 pub fn writing_began(
     made: Option<Time>,
     changed: Time,
@@ -130,8 +131,8 @@ impl StallMeter {
         self.learns.as_ref().is_some_and(|(_, all)| !all.values().any(knows)) && !has_seen
     }
 
-    /// The shortest silence of a rank that its samples would show, of the rank whose samples show least; `None` where no
-    /// rank's samples have a usual interval. Exports that are seen need none.
+    /// The shortest silence of a rank that its samples would show, of the rank whose samples show least;
+    /// `None` where no rank's samples have a usual interval. Exports that are seen need none.
     pub fn resolution(&self) -> Option<Duration> {
         let mut shown: BTreeMap<Rank, Duration> = BTreeMap::new();
         for ((rank, _), usual) in &self.usual {
@@ -164,8 +165,8 @@ impl StallMeter {
         meter.seen()
     }
 
-    /// Who stood still, from when to when, as far as it was seen: a silence in which its rank said that its export is done is
-    /// two, and each counts where it is longer than usual.
+    /// Who stood still, from when to when, as far as it was seen: a silence in which its rank said that its
+    /// export is done is two, and each counts where it is longer than usual.
     fn seen(&self) -> Vec<(Option<Rank>, Time, Time)> {
         let mut all = self.stalled.clone();
         for silence in &self.silences {

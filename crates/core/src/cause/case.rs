@@ -49,7 +49,8 @@ impl Case<'_> {
         member.published.is_some() && !self.publishes_no_more(member)
     }
 
-    /// Whether it is known to have left: what listed it does so no more, or nothing else tells of it than what is silent.
+    /// Whether it is known to have left: what listed it does so no more, or nothing else tells of it than
+    /// what is silent.
     pub fn has_left(&self, member: &Member) -> bool {
         member.listed.map_or(member.published.is_none(), |last| self.has_stopped(last))
     }

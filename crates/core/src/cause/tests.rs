@@ -269,7 +269,8 @@ fn two_servers() -> SignalStore {
 }
 
 /// Four ranks of one server, of which rank 2 is sent so many requests a second, has a backlog, and is sent nothing more
-/// after a minute. It takes a batch every two seconds, which has left the queue when that is read and is counted a second later.
+/// after a minute. It takes a batch every two seconds, which has left the queue when that is read and is
+/// counted a second later.
 fn drained_with_a_backlog(sent: f64, until: usize) -> SignalStore {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     store.add_target("server".into(), None);

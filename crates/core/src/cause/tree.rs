@@ -190,8 +190,8 @@ fn done_lately(case: &Case<'_>, member: &Member) -> (f64, f64) {
     (generated + member.prompts(case.lately()).computed, covered)
 }
 
-/// Whether most peers that have work did some of it lately, or none has any: a page goes on telling of ranks that all wait for
-/// one thing.
+/// Whether most peers that have work did some of it lately, or none has any: a page goes on telling of ranks
+/// that all wait for one thing.
 fn do_peers_work(case: &Case<'_>) -> bool {
     let has_work = |m: &Member| m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0) >= 1.0;
     let (mut busy, mut moving) = (0, 0);

@@ -182,7 +182,8 @@ pub fn sent(term: &Term) -> String {
     format!("the router's own counter: its share {} -> {} of what was sent", percent(before), percent(after))
 }
 
-/// Lists what did not change by more than `noted` standard errors, with its numbers; the cache as well if it is asked about.
+/// Lists what did not change by more than `noted` standard errors, with its numbers; the cache as well if it
+/// is asked about.
 pub fn rule_out(
     cause: &mut Cause,
     case: &Case<'_>,

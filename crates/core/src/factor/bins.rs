@@ -30,7 +30,8 @@ pub struct Bin<N = f64> {
     pub prompts: N,
 }
 
-/// A bin as it is kept: a second's sums need no more digits than these, and hundreds of servers have a thousand bins each.
+/// A bin as it is kept: a second's sums need no more digits than these, and hundreds of servers have a
+/// thousand bins each.
 type KeptBin = Bin<f32>;
 
 /// A ring of bins for each rank, all ending at the same second. It takes memory once something is put into it.
@@ -176,8 +177,8 @@ impl Sums<'_> {
         WINDOWS.iter().enumerate().zip(sums).map(|((place, length), sums)| (place, *length, sums))
     }
 
-    /// Pairs of requests of `rank` that were admitted within the same second of the window at `place`, each counted from
-    /// both sides.
+    /// Pairs of requests of `rank` that were admitted within the same second of the window at `place`, each
+    /// counted from both sides.
     pub fn pairs(&self, place: usize, rank: usize) -> f64 {
         self.pairs[place * self.ranks + rank]
     }

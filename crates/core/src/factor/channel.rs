@@ -33,7 +33,8 @@ const LAG: i64 = 8;
 /// While something departs that is not told yet, after so many.
 const MOST_LAG: i64 = 60;
 
-/// Shares that have departed for so many seconds, of more requests than what is usual rests on, are the better guess of that.
+/// Shares that have departed for so many seconds, of more requests than what is usual rests on, are the
+/// better guess of that.
 const MOST_DOUBT: i64 = 24;
 
 /// How well a source knows arrivals and work, before anything is learned.
@@ -393,14 +394,15 @@ impl Channel {
         if self.quality.is_guessed { TESTS.len() } else { TESTS.len() - 1 }
     }
 
-    /// Whether a rank whose usual share is that of an imbalance is on its way back, by the logarithm of its share over the
-    /// usual one: the end of that, not the beginning of one. `is_told` says that its imbalance is told to stand.
+    /// Whether a rank whose usual share is that of an imbalance is on its way back, by the logarithm of its
+    /// share over the usual one: the end of that, not the beginning of one. `is_told` says that its imbalance
+    /// is told to stand.
     pub fn evens_out(&self, rank: usize, effect: f64, is_told: bool) -> bool {
         self.known.share.evens_out(rank, effect, is_told)
     }
 
-    /// A trouble has lasted for so long that the shares are usual from now on; `is_of_shares`: it is one of theirs, after
-    /// which they may come back.
+    /// A trouble has lasted for so long that the shares are usual from now on; `is_of_shares`: it is one of
+    /// theirs, after which they may come back.
     pub fn takes_shares_for_usual(&mut self, newest: i64, window: i64, is_of_shares: bool) {
         if is_of_shares {
             self.known.share.remember_usual();
@@ -417,7 +419,8 @@ impl Channel {
         self.known.share.relearn(&counts);
     }
 
-    /// What `ranks` show in the last `window` seconds up to `newest`, but for their shares, is what is usual from now on.
+    /// What `ranks` show in the last `window` seconds up to `newest`, but for their shares, is what is usual
+    /// from now on.
     pub fn take_for_usual(&mut self, ranks: &[usize], newest: i64, window: i64) {
         self.unlearned.clear();
         let all = 0..self.known.share.usual.len();
@@ -441,8 +444,8 @@ impl Channel {
     /// trouble would teach its own noise, and raise what it is measured by as fast as it grows.
     ///
     /// Shares that departed in a window teach nobody what is usual in its seconds, unless they still do when those have
-    /// waited for that long: on a young server, whose bounds are high, a trouble may come and go untold, and few requests
-    /// stand against it.
+    /// waited for that long: on a young server, whose bounds are high, a trouble may come and go untold, and
+    /// few requests stand against it.
     pub fn learn(&mut self, newest: i64, seen: Examination, is_suspicious: bool) {
         let departs = seen.share.most.map(|deviance| deviance >= LEAST_BOUND);
         let longest =
@@ -468,8 +471,8 @@ impl Channel {
         }
     }
 
-    /// Whether the seconds up to `newest` whose shares are in doubt know better what is usual than what was learned before
-    /// them, as those of an agent that began in a skew: then they are what is usual.
+    /// Whether the seconds up to `newest` whose shares are in doubt know better what is usual than what was
+    /// learned before them, as those of an agent that began in a skew: then they are what is usual.
     fn has_been_wrong(&mut self, newest: i64) -> bool {
         let Some(first) = self.unlearned.iter().find(|of| of.is_doubtful).map(|of| of.second) else {
             return false;
@@ -527,8 +530,8 @@ impl Channel {
     }
 
     /// That `rank` is sent more than its share, where that is beyond what chance does to a rank that is looked at for
-    /// another reason: by half of the deviance at which it would be told alone, which is given as its bound. Where arrivals are only inferred, what
-    /// is slow shows in them too.
+    /// another reason: by half of the deviance at which it would be told alone, which is given as its bound.
+    /// Where arrivals are only inferred, what is slow shows in them too.
     pub fn sent_more(
         &self,
         seen: &Examination,
@@ -546,8 +549,8 @@ impl Channel {
         (is_more && is_blamed()).then_some((evidence, enough))
     }
 
-    /// Whether `ranks` are sent more than they would be if `others` got nothing and the rest kept its proportions: by half
-    /// as much again, and beyond chance, in the last `window` seconds up to `newest`.
+    /// Whether `ranks` are sent more than they would be if `others` got nothing and the rest kept its
+    /// proportions: by half as much again, and beyond chance, in the last `window` seconds up to `newest`.
     pub fn is_sent_beyond(&self, ranks: &[usize], others: &[usize], window: i64, newest: i64) -> bool {
         let share = |ranks: &[usize]| ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
         let came = |rank: usize| self.arrivals(rank, newest - window + 1, newest).max(0.0);

@@ -205,8 +205,8 @@ mod tests {
         assert_eq!((before.normal, before.cost), (clock.normal, clock.cost));
     }
 
-    /// The seconds that a stretch needs after 400 that took a second each, and 400 more that took a fortieth, of so many
-    /// ranks in turn.
+    /// The seconds that a stretch needs after 400 that took a second each, and 400 more that took a fortieth,
+    /// of so many ranks in turn.
     fn needed_after_a_change(ranks: usize) -> f64 {
         let mut clock = CostModel::default();
         let did = [1.0, 20.0, 0.0, 0.0, 0.0];

@@ -68,7 +68,8 @@ const WARM_UP: i64 = 8;
 const MATERIAL_LOAD: f64 = 0.2;
 /// Of a rank that decodes more slowly, by this part: a burst of prompts alone is soon over.
 const HEAVY_LOAD: f64 = 0.5;
-/// Where the tokens that running requests hold stand for what they bring, a rank must hold so many times as many in all.
+/// Where the tokens that running requests hold stand for what they bring, a rank must hold so many times as
+/// many in all.
 const HELD_IN_ALL: f64 = 1.2;
 /// What is this far beyond its bound needs no second look.
 const GROSS: f64 = 1.5;
@@ -250,8 +251,9 @@ struct Candidate {
     still: Option<f64>,
     /// Whether it is that requests stay longer on a rank with little to do: how much slower it is, is not known then.
     is_of_stay: bool,
-    /// For a rank that is slow: that it is sent more, where that is so, and beyond which bound. Larger batches take longer than any cost model
-    /// that has seen few of them says, and nobody sends a rank more because it is slow.
+    /// For a rank that is slow: that it is sent more, where that is so, and beyond which bound. Larger
+    /// batches take longer than any cost model that has seen few of them says, and nobody sends a rank more
+    /// because it is slow.
     made_by: Option<(Evidence, f64)>,
 }
 
@@ -331,8 +333,8 @@ impl Detector {
         self.open.iter().chain(&self.behind).any(|open| open.trouble.id == id)
     }
 
-    /// In what the ranks of the trouble of that number depart, and whether it seems to have ended a moment ago; `None` of
-    /// one that has, or of which nothing was seen yet.
+    /// In what the ranks of the trouble of that number depart, and whether it seems to have ended a moment
+    /// ago; `None` of one that has, or of which nothing was seen yet.
     pub fn trouble(&self, id: u64) -> Option<(Factor, bool)> {
         let all = self.open.iter().chain(&self.behind);
         let open = all.filter(|open| !open.is_unseen).find(|open| open.trouble.id == id)?;
@@ -506,8 +508,9 @@ impl Detector {
         (0..self.settings.ranks).map(|rank| of(rank).unwrap_or_default()).collect()
     }
 
-    /// Whether no rank moved in a part of `stretch`. What is told of it depends on who reports first, and from gauges it
-    /// is guessed from a throughput that was of another stretch: it says nothing of the rank's own speed.
+    /// Whether no rank moved in a part of `stretch`. What is told of it depends on who reports first, and
+    /// from gauges it is guessed from a throughput that was of another stretch: it says nothing of the rank's
+    /// own speed.
     fn is_paused_in(&self, stretch: &WorkSpan) -> bool {
         self.paused.is_some_and(|(from, to)| stretch.from < to && from < stretch.to)
     }
@@ -602,8 +605,8 @@ impl Detector {
         }
     }
 
-    /// While ranks are slow, the scatter of their peers' speeds is learned on: where it grows and nothing is learned, one
-    /// false trouble begets the next.
+    /// While ranks are slow, the scatter of their peers' speeds is learned on: where it grows and nothing is
+    /// learned, one false trouble begets the next.
     fn learn_noise_of_peers(&self, channel: &mut Channel, seen: &Examination) {
         let open = || self.behind.iter().chain(&self.open).map(|open| &open.trouble);
         let is_slow = |rank: usize| open().any(|trouble| trouble.ranks.contains(&rank));
@@ -661,8 +664,8 @@ impl Detector {
         self.is_seen_twice(c, all, moment) || c.strength >= GROSS && !self.may_hang(c, moment)
     }
 
-    /// Whether the same test saw the same rank depart a second before as well, of which `all` is what it sees now: two ranks
-    /// that chance moves in turn are no trouble of either.
+    /// Whether the same test saw the same rank depart a second before as well, of which `all` is what it sees
+    /// now: two ranks that chance moves in turn are no trouble of either.
     fn is_seen_twice(
         &mut self,
         c: &Candidate,

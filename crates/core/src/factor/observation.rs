@@ -113,8 +113,8 @@ pub struct PromptTokens {
 }
 
 impl PromptTokens {
-    /// From what the counters gained: SGLang counts those `computed` and those found in the cache, vLLM counts `all`, those
-    /// found too.
+    /// From what the counters gained: SGLang counts those `computed` and those found in the cache, vLLM
+    /// counts `all`, those found too.
     pub fn of(computed: f64, cached: f64, all: f64) -> Self {
         match all > 0.0 && computed == 0.0 {
             true => Self { all, computed: (all - cached).max(0.0) },

@@ -3,8 +3,8 @@
 //! Two shapes are laid over the recent past: a step, and a ramp that grows to the present. Amplitudes are
 //! summed out over a grid; a break of age `a` has prior density `1/(1 + a)`, since nobody knows the scale of
 //! its age. Levels at which the past before the break may have been, where another trouble has left it
-//! beside the usual one, are summed out as well: else seconds of such a wake would outweigh the first ones of what is found. The onset is
-//! the posterior's median, its `±` reaches from there to the 4 % and 96 % points.
+//! beside the usual one, are summed out as well: else seconds of such a wake would outweigh the first ones of
+//! what is found. The onset is the posterior's median, its `±` reaches from there to the 4 % and 96 % points.
 
 use std::ops::Range;
 

@@ -49,8 +49,9 @@ impl Default for Pressure {
 impl Pressure {
     /// Joins two factors in `windows` windows. `both` gives their roots in a window on a rank, in units of the
     /// noise, where more is more to do and NaN says that nothing was measured. `known` says which part of the noise of
-    /// the first one that is in a window: the rest is what is not known yet of what is usual, of which the noise that is learned
-    /// here knows nothing. `effects` says per rank how large the departure is, and whether it matters.
+    /// the first one that is in a window: the rest is what is not known yet of what is usual, of which the
+    /// noise that is learned here knows nothing. `effects` says per rank how large the departure is, and
+    /// whether it matters.
     pub fn examine(
         &self,
         windows: usize,

@@ -129,16 +129,16 @@ impl Residence {
         Examination { evidence: best, roots }
     }
 
-    /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance, where they should
-    /// have found so many others.
+    /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance,
+    /// where they should have found so many others.
     fn departure(&self, rank: usize, bin: &Bin, expected: f64) -> (f64, f64) {
         let known = self.usual[rank].came * self.seconds.min(MEMORY);
         let variance = NOMINAL / bin.admitted + NOMINAL / known + 1.0 / (expected + HALF);
         (((bin.met + HALF) / (expected + HALF)).ln(), variance)
     }
 
-    /// The same of a second alone, in which as many came as usual: its own few do not tell a rate. `None` of a rank that
-    /// usually has much to do, or of which too little is known.
+    /// The same of a second alone, in which as many came as usual: its own few do not tell a rate. `None` of
+    /// a rank that usually has much to do, or of which too little is known.
     pub fn departure_in(&self, rank: usize, second: &Bin) -> Option<(f64, f64)> {
         let Usual { came, met, .. } = self.usual[rank];
         (second.admitted > 0.0 && self.is_light(rank))

@@ -29,12 +29,12 @@ const UNEVEN: f64 = 0.4;
 const PRIOR: f64 = 20.0;
 /// The deviance from which on shares were others than usual, over a whole trouble.
 const MOVED: f64 = 4.5;
-/// A rank that is sent nothing any more still gets this part of its usual requests (what was under way), one that is merely
-/// sent less this part at least ...
+/// A rank that is sent nothing any more still gets this part of its usual requests (what was under way), one
+/// that is merely sent less this part at least ...
 const NOTHING: f64 = 0.02;
 const LITTLE: f64 = 0.2;
-/// ... and the first is believed once it is so many times as likely: the rank that is sent more is the one that is slow for
-/// its users.
+/// ... and the first is believed once it is so many times as likely: the rank that is sent more is the one
+/// that is slow for its users.
 const ODDS: f64 = 20.0;
 /// One second moves a share by no more than so many standard deviations of its noise.
 const MOST_SURPRISE: f64 = 3.0;
@@ -123,8 +123,8 @@ impl Share {
                 continue;
             }
             let ends = (group(sums.newest + 1 - window), last);
-            // How many finished is a guess, and as uncertain as they are many, however few come at the same time: after a
-            // burst the difference of both is small and its error is not.
+            // How many finished is a guess, and as uncertain as they are many, however few come at the same
+            // time: after a burst the difference of both is small and its error is not.
             let finished = if is_inferred { sum.iter().map(|x| x.admitted).sum() } else { 0.0 };
             let unsure = (finished - total).max(0.0);
             let roots = roots.row_mut(w);
@@ -152,8 +152,8 @@ impl Share {
         Examination { evidence: best, roots, crowding, totals, is_in_doubt, most }
     }
 
-    /// Learns from what was seen in a healthy second. `is_usual` says that its requests are believed to be shared as usual:
-    /// else it teaches the noise alone, which a few seconds do not move far.
+    /// Learns from what was seen in a healthy second. `is_usual` says that its requests are believed to be
+    /// shared as usual: else it teaches the noise alone, which a few seconds do not move far.
     pub fn learn(&mut self, bins: &Bins, newest: i64, roots: &Grid, is_usual: bool) {
         self.seconds += 1.0;
         if self.seconds > 0.5 * YOUNG {
@@ -181,9 +181,10 @@ impl Share {
         self.requests = self.requests * (1.0 - 1.0 / MEMORY) + total;
     }
 
-    /// Whether an imbalance of `rank` ends by `effect`, the logarithm of its share over the usual one: one that is told to
-    /// stand (`is_told`) or that was there before anybody watched, as long as nobody knows what is usual; or one that has
-    /// lasted until it was usual. A rank that has had an uneven share for long is in trouble without it, too.
+    /// Whether an imbalance of `rank` ends by `effect`, the logarithm of its share over the usual one: one
+    /// that is told to stand (`is_told`) or that was there before anybody watched, as long as nobody knows
+    /// what is usual; or one that has lasted until it was usual. A rank that has had an uneven share for long
+    /// is in trouble without it, too.
     pub fn evens_out(&self, rank: usize, effect: f64, is_told: bool) -> bool {
         let comes_nearer =
             |apart: f64, least: f64| apart.abs() > least && (apart + effect).abs() < apart.abs();
@@ -195,13 +196,15 @@ impl Share {
         before.is_some_and(|before| comes_nearer((self.usual[rank] / before.usual[rank]).ln(), MATERIAL))
     }
 
-    /// What has been usual until now is what the ranks go back to, should the trouble that is usual from now on end after all.
+    /// What has been usual until now is what the ranks go back to, should the trouble that is usual from now
+    /// on end after all.
     pub fn remember_usual(&mut self) {
         self.before = Some(Before { usual: self.usual.clone(), at: self.seconds });
     }
 
-    /// Whether `counts` of many seconds are of other shares than the usual ones: by a material part, beyond three standard
-    /// deviations of requests that are sent one by one. Where sessions wander by more than that, requests do move.
+    /// Whether `counts` of many seconds are of other shares than the usual ones: by a material part, beyond
+    /// three standard deviations of requests that are sent one by one. Where sessions wander by more than
+    /// that, requests do move.
     pub fn have_moved(&self, counts: &[f64]) -> bool {
         let total: f64 = counts.iter().sum();
         counts.iter().enumerate().any(|(rank, x)| {
@@ -308,8 +311,8 @@ pub fn culprits(
     (best.0, best.1)
 }
 
-/// Whether the counts of a window say that `rank` gets nothing any more rather than little, by the likelihood ratio of the
-/// two rates: so few requests that none may come by chance say neither.
+/// Whether the counts of a window say that `rank` gets nothing any more rather than little, by the likelihood
+/// ratio of the two rates: so few requests that none may come by chance say neither.
 fn gets_nothing(sums: &[f64], usual: &[f64], rank: usize, dispersion: f64) -> bool {
     let expected = usual[rank] * sums.iter().map(|x| x.max(0.0)).sum::<f64>();
     let log_odds = (LITTLE - NOTHING) * expected - sums[rank].max(0.0) * (LITTLE / NOTHING).ln();

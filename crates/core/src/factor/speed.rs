@@ -29,16 +29,18 @@ const CROWDING_POWER: f64 = 2.0;
 /// Where work is guessed, its noise comes and goes (a crowd, a server near saturation), for all ranks alike: what their
 /// peers show now counts beside what was learned, which weighs as much as so many of them.
 const USUAL_PEERS: f64 = 4.0;
-/// Fewer than so many peers do not tell that: one of them is slow, and the others are measured by it. Of a few it is not believed
-/// to be more than so many times as much, as variance: half of a small group may be slow.
+/// Fewer than so many peers do not tell that: one of them is slow, and the others are measured by it. Of a
+/// few it is not believed to be more than so many times as much, as variance: half of a small group may be
+/// slow.
 const LEAST_PEERS: f64 = 3.0;
 const FEW_PEERS: f64 = 6.0;
 const MOST_SCATTER_OF_FEW: f64 = 4.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
-/// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
-/// the logarithm, a factor of 1.2), and better with the root of their number, until after so many it is taken to be as good
-/// as the cost model. A rank with little to do takes minutes to be busy for that long.
+/// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to
+/// within this (on the logarithm, a factor of 1.2), and better with the root of their number, until after so
+/// many it is taken to be as good as the cost model. A rank with little to do takes minutes to be busy for
+/// that long.
 const LEAST_KNOWN: f64 = 5.0;
 const UNKNOWN_ERROR: f64 = 0.2;
 const UNKNOWN: f64 = 30.0;
@@ -364,9 +366,9 @@ impl Speed {
         }
     }
 
-    /// How many times as long as the model says this rank usually takes: what the model learns from is freed of it. What all
-    /// have in common is the model's own error; where that does not go away it would come back, and again, without
-    /// end, so what is beyond [`COMMON`] is left in.
+    /// How many times as long as the model says this rank usually takes: what the model learns from is freed
+    /// of it. What all have in common is the model's own error; where that does not go away it would come
+    /// back, and again, without end, so what is beyond [`COMMON`] is left in.
     pub fn usual_factor(&self, rank: usize) -> f64 {
         let known = || self.usual.iter().zip(&self.seconds).filter(|(_, seconds)| **seconds > 0.0);
         let common = known().map(|(usual, _)| usual).sum::<f64>() / known().count().max(1) as f64;

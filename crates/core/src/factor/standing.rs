@@ -66,7 +66,8 @@ impl Standing {
         Self { means, seconds: 0.0, first: None, last: i64::MIN, told: None }
     }
 
-    /// Compares the ranks from now on: what a trouble that has become usual left is not from before anything was compared.
+    /// Compares the ranks from now on: what a trouble that has become usual left is not from before anything
+    /// was compared.
     pub fn begin_anew(&mut self) {
         *self = Self { last: self.last, ..Self::new(self.means.len()) };
     }

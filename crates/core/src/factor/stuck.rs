@@ -17,7 +17,8 @@ const UNUSUAL: f64 = 1.1;
 const SILENCE: f64 = 1.0;
 /// So may one whose work had not moved for so long when it was read last: it had not since the poll before.
 const STOOD: f64 = 0.9;
-/// Readings that are nearer to each other are of one poll, in seconds; how fast the time between two is learned, a poll.
+/// Readings that are nearer to each other are of one poll, in seconds; how fast the time between two is
+/// learned, a poll.
 const LEAST_GAP: f64 = 0.2;
 const INTERVAL_GAIN: f64 = 0.2;
 /// After so many times the usual time between two readings, and so many seconds at least, some have failed.
@@ -66,8 +67,8 @@ pub struct Liveness {
     /// When its work last moved, by its own clock where it has one.
     pub moved: Option<f64>,
     pub moved_read: Option<f64>,
-    /// How old its reports are when they are read, at least, in seconds: a page that is always that old tells of a rank that
-    /// moves all the while.
+    /// How old its reports are when they are read, at least, in seconds: a page that is always that old tells
+    /// of a rank that moves all the while.
     pub age: f64,
     /// Requests that it has, by its last word.
     pub work: f64,
@@ -164,8 +165,8 @@ impl Stuck {
         (liveness.moved, liveness.moved_read) = (Some(at), Some(read));
     }
 
-    /// A report of `rank` bears its own time `at`. Between two of one that `is_idle` in both its clock is seen to go on. To
-    /// be called before [`Self::moved`].
+    /// A report of `rank` bears its own time `at`. Between two of one that `is_idle` in both its clock is
+    /// seen to go on. To be called before [`Self::moved`].
     pub fn dated(&mut self, rank: usize, at: f64, is_idle: bool) {
         let liveness = &mut self.liveness[rank];
         liveness.is_dated = true;
@@ -411,8 +412,8 @@ mod tests {
         assert_eq!(after(56, &[0, 1, 2]).examine(56.0), vec![None; 3]);
     }
 
-    /// Three ranks without work that report every `every` seconds with their own time, of which `silent` ones do not from
-    /// 100 s on.
+    /// Three ranks without work that report every `every` seconds with their own time, of which `silent` ones
+    /// do not from 100 s on.
     fn idle(until: i32, every: f64, silent: &[usize]) -> Stuck {
         let mut stuck = Stuck::new(3);
         for s in 0..=until {

@@ -103,8 +103,8 @@ impl Tail {
         }
     }
 
-    /// A firing was worth a look: it is no cost of the bound. `by` is 1, or -1 where that is taken back. What is left of it
-    /// after so many seconds goes.
+    /// A firing was worth a look: it is no cost of the bound. `by` is 1, or -1 where that is taken back. What
+    /// is left of it after so many seconds goes.
     pub fn useful(&mut self, excess: f64, by: f64, age: f64) {
         let by = by * (-age.max(0.0) / MEMORY).exp();
         self.firings = (self.firings - by).max(0.0);

@@ -207,8 +207,8 @@ impl Engine {
         Some(entry.groups[*entry.by_labels.get(group)? as usize].rule_state())
     }
 
-    /// Whether what a rule detected on a group of `server` seems to be over, while it fires: its clear has begun to hold, or
-    /// the trouble of that number has begun to calm.
+    /// Whether what a rule detected on a group of `server` seems to be over, while it fires: its clear has
+    /// begun to hold, or the trouble of that number has begun to calm.
     pub fn is_clearing(
         &self,
         rule: &str,
@@ -257,8 +257,8 @@ impl Engine {
         self.factors.became_usual(server, trouble)
     }
 
-    /// The imbalance of a server that was there before anything could be compared, as [`FactorDetectors::standing`] says it;
-    /// `None` also where no rule asks for factors.
+    /// The imbalance of a server that was there before anything could be compared, as
+    /// [`FactorDetectors::standing`] says it; `None` also where no rule asks for factors.
     pub fn standing(&self, server: &str) -> Option<Option<(crate::factor::Uneven, &[u16])>> {
         self.factors.standing(server).filter(|_| self.reads_factors())
     }

@@ -102,8 +102,8 @@ pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct FactorDetectors {
     false_alarms_per_day: f64,
-    /// By how many nanoseconds the clock was set since the beginning. The detectors never see that: all times within are
-    /// by a clock that nobody sets, and those that come in and go out here are not.
+    /// By how many nanoseconds the clock was set since the beginning. The detectors never see that: all times
+    /// within are by a clock that nobody sets, and those that come in and go out here are not.
     set_by_ns: i64,
     servers: BTreeMap<Arc<str>, Box<ServerDetector>>,
     /// What an agent before this one learned of servers that have not come back yet.
@@ -396,7 +396,8 @@ impl FactorDetectors {
         detector.is_some_and(|detector| detector.is_open(trouble))
     }
 
-    /// In what the ranks of the trouble of that number depart, on `server`, and whether it seems to have ended a moment ago.
+    /// In what the ranks of the trouble of that number depart, on `server`, and whether it seems to have
+    /// ended a moment ago.
     pub fn trouble(&self, server: &str, trouble: u64) -> Option<(Factor, bool)> {
         self.servers.get(server)?.detector.as_ref()?.trouble(trouble)
     }
@@ -601,8 +602,8 @@ impl ServerDetector {
     }
 }
 
-/// Whether a rank counts from zero again, as only another process does: nothing has grown, and something is less than half
-/// of what it was.
+/// Whether a rank counts from zero again, as only another process does: nothing has grown, and something is
+/// less than half of what it was.
 fn begins_anew(before: &Counters, now: &Counters) -> bool {
     let totals = |of: &Counters| {
         let Counters {

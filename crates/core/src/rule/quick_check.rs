@@ -1,5 +1,6 @@
 //! The cheap evaluation of a group at which nothing happens, which is nearly every one: what decides is read, and as
-//! long as it does not hold nothing else of the group is touched. Thousands of groups of many rules then fit into a cache.
+//! long as it does not hold nothing else of the group is touched. Thousands of groups of many rules then fit
+//! into a cache.
 
 use super::compiled::CompiledRule;
 use super::condition::{Detected, Reading};
@@ -13,7 +14,8 @@ use skewtrap_trace::time::Time;
 pub(super) struct QuickCheck {
     /// When the group was last evaluated, in either way.
     pub evaluated: Option<Time>,
-    /// What its only condition showed at the last quick check, where there was one since the group was evaluated in full.
+    /// What its only condition showed at the last quick check, where there was one since the group was
+    /// evaluated in full.
     reading: Option<Reading>,
     /// Its id in the view of the rule's only probe.
     pub id: Option<GroupId>,

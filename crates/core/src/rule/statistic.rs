@@ -197,8 +197,8 @@ pub fn median_of(sorted: &[f64]) -> f64 {
     }
 }
 
-/// The median of the distances of values in ascending order from `centre`; 0 for none. They grow to both sides of it, so
-/// the smaller half of them is found by walking outwards.
+/// The median of the distances of values in ascending order from `centre`; 0 for none. They grow to both
+/// sides of it, so the smaller half of them is found by walking outwards.
 fn median_distance(sorted: &[f64], centre: f64) -> f64 {
     let n = sorted.len();
     let mut above = sorted.partition_point(|v| *v < centre);

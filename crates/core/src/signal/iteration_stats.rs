@@ -1,5 +1,5 @@
-//! TensorRT-LLM's iteration statistics (`GET /metrics` of `trtllm-serve`): a JSON list with an entry for every iteration
-//! since somebody last asked, under attention DP one for each rank.
+//! TensorRT-LLM's iteration statistics (`GET /metrics` of `trtllm-serve`): a JSON list with an entry for
+//! every iteration since somebody last asked, under attention DP one for each rank.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -60,7 +60,8 @@ pub fn unwrapped(front: &[u8]) -> &[u8] {
     TEXT_KEYS.iter().find_map(text_of).unwrap_or(front)
 }
 
-/// Under which containers and collectors of logs write a line: Docker and Fluent Bit, Vector, zap, journald, Google Cloud.
+/// Under which containers and collectors of logs write a line: Docker and Fluent Bit, Vector, zap, journald,
+/// Google Cloud.
 const TEXT_KEYS: [&[u8]; 5] = [b"\"log\"", b"\"message\"", b"\"msg\"", b"\"MESSAGE\"", b"\"textPayload\""];
 
 /// A report of load.

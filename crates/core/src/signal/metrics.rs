@@ -41,8 +41,8 @@ pub const MOST_RANKS: usize = 4096;
 /// The most buckets of expert counts that are read from one page.
 const MOST_BUCKETS: usize = 1 << 16;
 
-/// When the process that serves the page was started, where it says so: SGLang, which says it elsewhere, and servers with
-/// several front ends do not.
+/// When the process that serves the page was started, where it says so: SGLang, which says it elsewhere, and
+/// servers with several front ends do not.
 const STARTED: &[u8] = b"process_start_time_seconds";
 
 const EXPERT_BUCKET: &[u8] = b"sglang:eplb_gpu_physical_count_bucket";

@@ -123,8 +123,8 @@ impl Observation {
         }
     }
 
-    /// It arrived at `now` at the latest: one that was read before the clock was set back bears a time to come, up to which
-    /// whatever takes it in would listen to nothing.
+    /// It arrived at `now` at the latest: one that was read before the clock was set back bears a time to
+    /// come, up to which whatever takes it in would listen to nothing.
     pub fn came_by(&mut self, now: Time) {
         let at = match self {
             Self::Lines { arrival: Arrival::Live(at) | Arrival::Backlog(at), .. } => at,

@@ -122,7 +122,8 @@ impl Clock {
     }
 
     /// By how much the stamps of lines differ from their arrival, when that is more than can be right: the zone is
-    /// wrong, or a clock is. A backlog shows it where it is from a time to come. `its lines are stamped 1 h before they arrive: ...`.
+    /// wrong, or a clock is. A backlog shows it where it is from a time to come.
+    /// `its lines are stamped 1 h before they arrive: ...`.
     pub fn disagreement(&self) -> Option<String> {
         let off = self.offset_s?;
         let minutes = (off.unsigned_abs() + 30) / 60;

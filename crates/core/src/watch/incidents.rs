@@ -89,8 +89,8 @@ impl ActiveIncident {
         }
     }
 
-    /// Whether the data of its group have been absent for so long, or could not be compared, that what fires later is not
-    /// the same.
+    /// Whether the data of its group have been absent for so long, or could not be compared, that what fires
+    /// later is not the same.
     pub fn is_away_for_good(&self, now: Time) -> bool {
         matches!(self.trigger, Trigger::Rule(_))
             && self.away_since.is_some_and(|at| now.since(at) > RESUMES_WITHIN)

@@ -115,8 +115,8 @@ impl Core {
         }
     }
 
-    /// Whether the trouble of the incident that its rule ends goes on where that does not see it: another trouble is told,
-    /// or its ranks do something that the rule does not ask for.
+    /// Whether the trouble of the incident that its rule ends goes on where that does not see it: another
+    /// trouble is told, or its ranks do something that the rule does not ask for.
     pub(super) fn is_out_of_sight(&self, change: &Change) -> bool {
         let Some(active) = self.incidents.firing(change) else { return false };
         let (id, target) = (&active.incident.id, &active.incident.target);
@@ -294,8 +294,8 @@ impl Core {
     }
 }
 
-/// Whether a level that fires belongs to the trouble of `change`: it began with it, or on one of its ranks shortly before.
-/// A rank that has been full for long is nothing of a trouble that begins now.
+/// Whether a level that fires belongs to the trouble of `change`: it began with it, or on one of its ranks
+/// shortly before. A rank that has been full for long is nothing of a trouble that begins now.
 fn is_of_it(level: &ActiveIncident, change: &Change) -> bool {
     let Some(Finding { rank, also, onset, onset_error_s, .. }) = &change.finding else { return false };
     let (fired_at, blamed) = (level.incident.fired_at, &level.incident.finding.rank);

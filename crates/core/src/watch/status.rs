@@ -125,16 +125,16 @@ impl<'a> ApplicableRules<'a> {
     }
 }
 
-/// Why the ranks of a server cannot be compared, where it has said so itself, before any rule was evaluated on it. Of others
-/// further ranks may report yet.
+/// Why the ranks of a server cannot be compared, where it has said so itself, before any rule was evaluated
+/// on it. Of others further ranks may report yet.
 pub(super) fn not_watched_on(core: &Core, target: TargetId) -> Option<String> {
     let (engine, sizes) = sizes_of(core.servers.get(usize::from(target.0))?, Vec::new)?;
     let of_machine = core.engine.rules().find(|rule| rule.is_of_machine()).map(|rule| &*rule.name);
     not_watched(engine, &sizes, Reach { able: None, of_machine })
 }
 
-/// What the server is and how many ranks it has, as far as it is known: where it does not report them, those count whose
-/// numbers arrive.
+/// What the server is and how many ranks it has, as far as it is known: where it does not report them, those
+/// count whose numbers arrive.
 fn sizes_of(server: &Server, seen: impl FnOnce() -> Vec<Labels>) -> Option<(ServerKind, Sizes)> {
     let facts = server.facts.server.as_ref()?;
     let mut sizes = facts.sizes;

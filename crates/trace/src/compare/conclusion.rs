@@ -261,8 +261,8 @@ impl Conclusion<'_> {
         v
     }
 
-    /// What is missing for full confidence, and what the verdict rests on. `explained` is the share of the gap that families
-    /// of known kernels account for.
+    /// What is missing for full confidence, and what the verdict rests on. `explained` is the share of the
+    /// gap that families of known kernels account for.
     fn doubts_and_reasons(&self, diagnosis: &Diagnosis, explained: Option<f64>) -> (usize, Vec<String>) {
         let mut doubts = diagnosis.doubts;
         let mut reasons = diagnosis.reasons.clone();
@@ -374,7 +374,8 @@ fn are_missing(ranks: &[RankId]) -> String {
 /// Whether the verdict confirms the suspicion. A verdict about the suspected rank confirms it, one
 /// about another rank, or about none, refutes it; `None` where the evidence does not tell. Of a rank that
 /// is said to have less to do, a verdict that it has more refutes that, and one that a peer has more, which
-/// may be the other side of it, does not tell; nor does, of one that is said to have more or to be slow, that any is idle.
+/// may be the other side of it, does not tell; nor does, of one that is said to have more or to be slow, that
+/// any is idle.
 pub fn confirms(v: &Verdict, suspect: Option<&Suspect>) -> Option<bool> {
     let suspect = suspect?;
     match (v.kind, v.rank) {

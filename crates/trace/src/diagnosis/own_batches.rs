@@ -146,8 +146,8 @@ pub fn kind_with_own_batches(
     found.conclude(kind, vec![reason]);
 }
 
-/// The kind where batches are known to be larger, by `reasons`: `ratio` times, where that is known, while all kernels take
-/// `uniform` times as long, where they agree.
+/// The kind where batches are known to be larger, by `reasons`: `ratio` times, where that is known, while all
+/// kernels take `uniform` times as long, where they agree.
 fn with_larger_batches(
     reasons: Vec<String>,
     uniform: Option<f64>,

@@ -138,8 +138,8 @@ fn tile(out: &mut impl Write, number: &str, what: &str) -> io::Result<()> {
     write!(out, "<div class=\"tile\"><b>{}</b><span>{}</span></div>", escaped(number), escaped(what))
 }
 
-/// A cell that bears the name of its column: on a phone each row is a card, and nothing lies beside it. The roles are written
-/// out, since no browser takes cards for a table.
+/// A cell that bears the name of its column: on a phone each row is a card, and nothing lies beside it. The
+/// roles are written out, since no browser takes cards for a table.
 fn cell(out: &mut impl Write, column: &str, text: &str) -> io::Result<()> {
     write!(out, "<td role=\"cell\" data-name=\"{}\">{}</td>", escaped(column), escaped(text))
 }

@@ -109,8 +109,9 @@ pub async fn close(
     result
 }
 
-/// The state of a session of which there was no list: whatever killed the agent before may be over in a moment, and nobody
-/// else would stop what it left. Asked for as long as a stop is tried; `None`: this agent ends before, and the next one asks.
+/// The state of a session of which there was no list: whatever killed the agent before may be over in a
+/// moment, and nobody else would stop what it left. Asked for as long as a stop is tried; `None`: this agent
+/// ends before, and the next one asks.
 async fn read_again(
     nsys: &Nsys,
     session: &str,

@@ -70,9 +70,9 @@ fn what_was_seen_while_something_departed_is_learned_once_it_has_calmed_or_after
     assert_eq!(learned_at(76, false), 22.0, "what was waited for, but for the last eight seconds");
 }
 
-/// The strongest evidence of the test on all tokens of a request against DP1 of four ranks, over 30 seconds in which its
-/// requests wait and are admitted eight at a time, and are so many times as long as before. For twenty minutes eight
-/// came to each rank a second with lognormal tokens, mostly one by one.
+/// The strongest evidence of the test on all tokens of a request against DP1 of four ranks, over 30 seconds
+/// in which its requests wait and are admitted eight at a time, and are so many times as long as before. For
+/// twenty minutes eight came to each rank a second with lognormal tokens, mostly one by one.
 fn work_of_a_rank_that_admits_eight_at_once(times: f64) -> f64 {
     let mut channel = Channel::new(4, 0, BY_LINES);
     let (mut lines, mut rng) = (vec![Lines::default(); 4], TestRng(13));

@@ -117,7 +117,8 @@ impl Detector {
         // What an agent before this one found is usual once this one has seen enough of it.
         let is_seen = !open.is_unseen && moment.newest - STANDS_FOR >= channel.bins.oldest();
         let now = moment.now;
-        // Shares are learned only where no other trouble goes on: told as usual before, it would be found again at once.
+        // Shares are learned only where no other trouble goes on: told as usual before, it would be found
+        // again at once.
         let is_learned = self.open.is_none() && self.behind.is_empty();
         is_seen
             && (open.trouble.factor != Factor::Share || is_learned)
@@ -245,8 +246,8 @@ impl Detector {
 }
 
 impl OpenTrouble {
-    /// How far it departs now. The same departure shows in ever longer windows the longer it lasts, so what is compared is
-    /// as many seconds of it as it was found in. That a rank hangs has no degrees.
+    /// How far it departs now. The same departure shows in ever longer windows the longer it lasts, so what
+    /// is compared is as many seconds of it as it was found in. That a rank hangs has no degrees.
     fn note_deviance(&mut self, candidates: &[Candidate]) {
         let trouble = &mut self.trouble;
         if trouble.factor == Factor::Stuck {

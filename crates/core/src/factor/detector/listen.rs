@@ -108,8 +108,8 @@ impl Detector {
         self.take(GAUGES, rank, at, &meaning);
     }
 
-    /// Whether the pause of `rank` that is under way tells how long a rank with work may stand still: not one of all ranks
-    /// (a restart, a window by hand), nor one in which nothing was read of it.
+    /// Whether the pause of `rank` that is under way tells how long a rank with work may stand still: not one
+    /// of all ranks (a restart, a window by hand), nor one in which nothing was read of it.
     fn may_teach_pause(&self, rank: usize) -> bool {
         let moved = self.stuck.liveness[rank].moved;
         let was_paused = self.paused.is_some_and(|(_, until)| moved.is_some_and(|moved| moved < until));

@@ -77,8 +77,8 @@ fn a_redirect_fires_once_names_its_rank_and_clears_when_it_ends() {
     assert!(after.iter().any(|c| matches!(c, TroubleChange::Cleared(i) if i.id == 1)), "{after:?}");
 }
 
-/// Plays `seconds` from `from` on, in each of which `came` says how many requests come to a rank, and each rank takes so
-/// many times as long as usual for the same steps.
+/// Plays `seconds` from `from` on, in each of which `came` says how many requests come to a rank, and each
+/// rank takes so many times as long as usual for the same steps.
 fn play_paced(
     detector: &mut Detector,
     from: i64,
@@ -867,8 +867,8 @@ struct Vllm {
 }
 
 impl Vllm {
-    /// Polls `seconds`, in each of which eight requests of a thousand tokens come to each rank, so much of which is in its
-    /// cache. Who computes more holds more.
+    /// Polls `seconds`, in each of which eight requests of a thousand tokens come to each rank, so much of
+    /// which is in its cache. Who computes more holds more.
     fn play(
         &mut self,
         detector: &mut Detector,
@@ -969,9 +969,9 @@ fn a_mild_redirect_that_has_become_usual_ends_without_a_new_trouble() {
     assert!(again.iter().any(|c| matches!(c, TroubleChange::Fired(i) if i.ranks == [2])), "{again:?}");
 }
 
-/// Plays lines of four ranks that decode all the while with thirty requests, each second's four lines of a rank. Those for
-/// which `hangs` are silent. DP1 gets twelve requests every ten seconds instead, whose answers are short: forty steps, after
-/// which a line comes, are those of two waves and a half.
+/// Plays lines of four ranks that decode all the while with thirty requests, each second's four lines of a
+/// rank. Those for which `hangs` are silent. DP1 gets twelve requests every ten seconds instead, whose
+/// answers are short: forty steps, after which a line comes, are those of two waves and a half.
 fn play_waves(
     detector: &mut Detector,
     seconds: std::ops::Range<i64>,

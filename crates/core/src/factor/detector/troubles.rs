@@ -120,8 +120,8 @@ impl OpenTrouble {
     ) -> bool {
         // Inferred rates fluctuate more, so they are looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
-        // How long requests stay on a rank with little to do shows in as many seconds as bring enough of them, in however
-        // many it was found.
+        // How long requests stay on a rank with little to do shows in as many seconds as bring enough of
+        // them, in however many it was found.
         let stay = self.seconds_of_stay(&channel.known.residence);
         let recent = stay.map_or_else(|| self.trouble.window.clamp(least, RECENT.1), |s| s.max(least));
         let from = moment.newest - recent + 1;
@@ -355,8 +355,9 @@ impl Detector {
         !is_someone_elses
     }
 
-    /// Whether what departs is that ranks are sent more than an answer to `trouble` could give them: somebody sends it to
-    /// them. Routers keep the requests of a rank that is slow, or has heavy ones, where they are, or spread them over the others.
+    /// Whether what departs is that ranks are sent more than an answer to `trouble` could give them: somebody
+    /// sends it to them. Routers keep the requests of a rank that is slow, or has heavy ones, where they are,
+    /// or spread them over the others.
     fn is_beyond_answer(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         if c.test != Some(SHARE) || !matches!(trouble.factor, Factor::Speed | Factor::Work) || !may_begin(c) {
@@ -368,9 +369,9 @@ impl Detector {
             && channel.is_sent_beyond(ranks, &trouble.ranks, c.evidence.window, moment.newest)
     }
 
-    /// Whether ranks of which nothing was told depart far beyond what `trouble` itself does now: no answer is larger than what it
-    /// answers to. By then the blame moves no more. What others compute anew, or are sent, may well be an answer to a rank that
-    /// is slow, and a redirect may move from rank to rank.
+    /// Whether ranks of which nothing was told depart far beyond what `trouble` itself does now: no answer is
+    /// larger than what it answers to. By then the blame moves no more. What others compute anew, or are
+    /// sent, may well be an answer to a rank that is slow, and a redirect may move from rank to rank.
     fn is_much_stronger(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         let is_early = moment.now - trouble.fired <= REBLAME_WITHIN && trouble.reblamed < MOST_REBLAMES;
@@ -389,9 +390,9 @@ impl Detector {
         !is_early && is_stronger && may_begin(c) && is_own()
     }
 
-    /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still gets next to
-    /// nothing. Routers that look at load send less to a rank with a backlog, and more once it has none: somebody
-    /// took it out.
+    /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still
+    /// gets next to nothing. Routers that look at load send less to a rank with a backlog, and more once it
+    /// has none: somebody took it out.
     fn is_left_idle(&self, trouble: &Trouble, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
         let gets_nothing = || {
@@ -444,7 +445,8 @@ impl Detector {
     }
 
     /// The same beside troubles that go on, since the latest of them began: the health before it would make the level
-    /// that it left behind the beginning of what departs now. What began with it, or before, is explained by it either way.
+    /// that it left behind the beginning of what departs now. What began with it, or before, is explained by
+    /// it either way.
     pub(super) fn past_beside<'a>(
         &self,
         ranks: &[usize],

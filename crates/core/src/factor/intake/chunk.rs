@@ -5,7 +5,8 @@ use crate::factor::observation::Prefill;
 /// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
 const LEAST_CHUNKS: u32 = 3;
 const MOST_CHUNKS: u32 = 16;
-/// Batches that differ by no more than this part have the same size: a scheduler may round, or fill one by a token more.
+/// Batches that differ by no more than this part have the same size: a scheduler may round, or fill one by a
+/// token more.
 const SAME_SIZE: f64 = 0.002;
 /// After so many batches the older half is forgotten.
 const MOST_BATCHES: u32 = 512;
@@ -22,8 +23,9 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Notes a batch. Whether its first sequence goes on with a prompt of the batch before, which was cut off. Prompts that
-    /// all have one length make equal batches too: one at a time, with nobody behind them, and they leave no rest.
+    /// Notes a batch. Whether its first sequence goes on with a prompt of the batch before, which was cut
+    /// off. Prompts that all have one length make equal batches too: one at a time, with nobody behind them,
+    /// and they leave no rest.
     pub fn is_continued_by(&mut self, line: &Prefill) -> bool {
         let was_full = self.is_full;
         let near = 0.5 + SAME_SIZE * self.tokens;

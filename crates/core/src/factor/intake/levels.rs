@@ -20,8 +20,9 @@ pub struct Levels {
     admitted_since: f64,
     prompts_since: f64,
     tokens_since: f64,
-    /// Decode steps between two reports of the throughput that were read, usually: those of one (a server reports after so
-    /// many steps), or of several that came between two polls. So it is never fewer than those of one.
+    /// Decode steps between two reports of the throughput that were read, usually: those of one (a server
+    /// reports after so many steps), or of several that came between two polls. So it is never fewer than
+    /// those of one.
     usual_steps: Option<f64>,
     /// Reports that taught it.
     reports: u32,

@@ -8,8 +8,8 @@ use crate::factor::observation::{Decode, Prefill};
 
 /// A batch of prompts takes no longer, in seconds: who came since the one before came between the two.
 const LONGEST_BATCH: f64 = 1.0;
-/// A rank that was silent for so long, in seconds, and is empty then has ended what it had unseen; after a longer silence
-/// than [`LONGEST_STRETCH`] it may have started anew.
+/// A rank that was silent for so long, in seconds, and is empty then has ended what it had unseen; after a
+/// longer silence than [`LONGEST_STRETCH`] it may have started anew.
 const LEAST_SILENCE: f64 = 1.0;
 
 /// What was last read of one rank's log lines.
@@ -95,14 +95,15 @@ impl Lines {
         self.running + self.queue.unwrap_or(0.0)
     }
 
-    /// Of those the ones that it surely still has until another line comes, where so many running ones may all end without
-    /// one. Who waits is told of when it is admitted.
+    /// Of those the ones that it surely still has until another line comes, where so many running ones may
+    /// all end without one. Who waits is told of when it is admitted.
     pub fn surely_has(&self, may_end: f64) -> f64 {
         self.queue.unwrap_or(0.0) + if self.running > may_end { self.running } else { 0.0 }
     }
 
-    /// Running requests went back into the queue, where the next line counts them: nobody sent them. (A decode server of
-    /// a disaggregated pair keeps them elsewhere; its log has no prefills, and is read as gauges.)
+    /// Running requests went back into the queue, where the next line counts them: nobody sent them. (A
+    /// decode server of a disaggregated pair keeps them elsewhere; its log has no prefills, and is read as
+    /// gauges.)
     pub fn put_back(&mut self, requests: f64) {
         let requests = requests.clamp(0.0, self.running);
         self.batch = (self.batch - requests).max(0.0);

@@ -9,9 +9,10 @@ use crate::factor::observation::{Counters, Gauges, PromptTokens};
 
 /// Tokens that were found in the cache before their prompts are counted are no more: those of the longest prompts.
 const MOST_FOUND_EARLY: f64 = 1e6;
-/// Requests are counted when they are admitted, their tokens once they are computed: where a reading falls between, it shows
-/// fewer tokens a request than chance makes of usual ones, by so many standard deviations of the mean of their logarithms
-/// (one request's is nominally 1), and says something together with the next ones, so many seconds of them at most.
+/// Requests are counted when they are admitted, their tokens once they are computed: where a reading falls
+/// between, it shows fewer tokens a request than chance makes of usual ones, by so many standard deviations
+/// of the mean of their logarithms (one request's is nominally 1), and says something together with the next
+/// ones, so many seconds of them at most.
 const BEYOND_CHANCE: f64 = 3.0;
 const COMPUTED_WITHIN: f64 = 5.0;
 /// How fast the usual tokens a request are learned, a reading, on the logarithm.
@@ -228,8 +229,8 @@ mod tests {
         assert_eq!(came.requests, 5.0);
     }
 
-    /// What vLLM's counters mean after one admission of 1000 prompt tokens, when each reading gained so many prompt tokens
-    /// and found so many in the cache.
+    /// What vLLM's counters mean after one admission of 1000 prompt tokens, when each reading gained so many
+    /// prompt tokens and found so many in the cache.
     fn brought_by(gains: &[(f64, f64)]) -> RequestTokens {
         let mut totals = Totals::default();
         let mut counters = Counters {
@@ -256,7 +257,8 @@ mod tests {
         let work = brought_by(&[(1000.0, 800.0)]);
         assert!((work.prompt.exp() - 1000.0).abs() < 1e-6, "{work:?}");
         assert!((work.computed.exp() - 200.0).abs() < 1e-6, "{work:?}");
-        // They are found when a request is scheduled, and its prompt is counted once it is computed, some readings later.
+        // They are found when a request is scheduled, and its prompt is counted once it is computed, some
+        // readings later.
         for between in 0..3 {
             let readings = std::iter::once((0.0, 800.0)).chain(std::iter::repeat_n((0.0, 0.0), between));
             let work = brought_by(&readings.chain([(1000.0, 0.0)]).collect::<Vec<_>>());

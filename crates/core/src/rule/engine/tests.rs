@@ -189,8 +189,8 @@ fn a_rule_that_fires_at_once_is_evaluated_at_lines_twenty_milliseconds_apart_and
     assert_eq!(fired_after(slow), (false, 2, Some(EVALUATION_INTERVAL)));
 }
 
-/// Every change and every evaluation of a rule on four ranks whose loads wander and which are silent or idle for a while;
-/// with how often the quick check had been enough, after how often not.
+/// Every change and every evaluation of a rule on four ranks whose loads wander and which are silent or idle
+/// for a while; with how often the quick check had been enough, after how often not.
 fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     let target = store.add_target("server".into(), None);

@@ -10,7 +10,8 @@ use skewtrap_trace::time::Time;
 pub type Points = Vec<(Time, f64)>;
 
 /// One course of the series of one member's ranks, all of one signal and source. TP peers repeat what their DP rank
-/// says: of them the longest counts. DP ranks are added up or averaged, as the signal folds, while all of them are known.
+/// says: of them the longest counts. DP ranks are added up or averaged, as the signal folds, while all of
+/// them are known.
 pub fn together(ranks: BTreeMap<Rank, Points>, entry: Option<&Entry>) -> Points {
     let mut of_dp: BTreeMap<Option<u16>, Points> = BTreeMap::new();
     for (rank, points) in ranks {
