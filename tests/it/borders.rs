@@ -266,6 +266,7 @@ const LONG_FILES: &[&str] = &[
     "crates/core/src/cause/tree.rs",
     "crates/core/src/factor/channel.rs",
     "crates/core/src/factor/detector.rs",
+    "crates/core/src/incident.rs",
     "crates/core/src/message/facts.rs",
     "crates/core/src/rule/engine.rs",
     "crates/core/src/rule/factors.rs",
