@@ -333,7 +333,7 @@ fn where_the_blame_moves_every_message_tells_one_story_first_one_rank_then_the_o
     let end = Incident { verdict: None, ..incident.clone() };
     assert_eq!(
         message(&end, Update::Resolved).title,
-        "dp-load-skew: first DP2, then DP0: resolved on server"
+        "dp-load-skew: first DP2, then DP0: resolved on server (was: DP0 is sent more than its usual share of requests)"
     );
     // Back again: nobody else is to blame.
     incident.blame(fired().finding, Time::from_epoch_s(1_795_492_145.0));
@@ -504,7 +504,7 @@ fn a_title_says_in_words_what_is_uneven_and_the_statistic_stands_in_the_details(
             "kv_usage",
             High,
             &[0.93, 0.3, 0.31],
-            "DP0's kv usage is above its peers' (0.93, theirs about 0.31)",
+            "DP0's kv usage is above its peers' (0.93, theirs about 0.3)",
         ),
         (S::AnyMember, "kv_usage", High, &[0.93, 0.3], "DP0's kv usage is 0.93, above 0.9"),
         (S::AllMembers, "kv_usage", High, &[0.93, 0.95], "every rank's kv usage is above 0.9"),
