@@ -16,6 +16,11 @@ pub fn figure(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
+/// `1 file`, `4 files`.
+pub fn counted(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// A duration in seconds: `40 ms`, `3.2 s`, `12 min 5 s`, `2 min`, `2 h`, `3 d 4 h`.
 pub fn seconds(value: f64) -> String {
     match value {

@@ -18,8 +18,8 @@ use crate::kernel::Family;
 use crate::period_fit;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, RankId};
-use crate::stats::{Gap, MIN_STEPS, RankStats, gap_of, median, same_calls};
-use crate::step::{StepKind, StepSource};
+use crate::stats::{Gap, RankStats, gap_of, median, same_calls};
+use crate::step::{MIN_STEPS, StepKind, StepSource};
 use crate::verdict::Kind;
 
 /// Among ranks that share a batch, a gap below this share of the peers' work is no finding.

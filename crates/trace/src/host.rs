@@ -50,7 +50,8 @@
 use std::collections::HashMap;
 
 use crate::profile::{RankProfile, Step};
-use crate::stats::{MIN_STEPS, RankStats, median};
+use crate::stats::{RankStats, median};
+use crate::step::MIN_STEPS;
 use crate::step::StepKind;
 
 /// Host time below this multiple of what the work accounts for is no finding: healthy ranks on one

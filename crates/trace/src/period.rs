@@ -17,8 +17,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Family, Phase, family_of, phase_of};
-use crate::stats::MIN_STEPS;
-use crate::step::{StepKind, StepMark};
+use crate::step::{MIN_STEPS, StepKind, StepMark};
 use crate::trace::RankTrace;
 
 /// What delimits the steps of ranks without annotations.

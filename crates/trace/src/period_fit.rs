@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use crate::collective::MatchedCollectives;
 use crate::period::median;
 use crate::profile::RankProfile;
-use crate::stats::MIN_STEPS;
-use crate::step::{StepKind, StepSource};
+use crate::step::{MIN_STEPS, StepKind, StepSource};
 
 /// The largest share of a rank's steps that may be pieces of one.
 const MOST_PIECES: f64 = 0.1;

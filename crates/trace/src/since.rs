@@ -15,8 +15,8 @@ use crate::ms::Ms;
 use crate::profile::RankProfile;
 use crate::rank::RankId;
 use crate::split::Split;
-use crate::stats::{MIN_STEPS, RankStats, median, same_calls};
-use crate::step::StepSource;
+use crate::stats::{RankStats, median, same_calls};
+use crate::step::{MIN_STEPS, StepSource};
 
 /// Steps of all ranks that take this many times as long have changed beyond what the load does from window to window.
 const ALL_LONGER: f64 = 1.5;

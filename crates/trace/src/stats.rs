@@ -7,10 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::kernel::Family;
 use crate::profile::RankProfile;
 use crate::split::Split;
-use crate::step::StepKind;
+use crate::step::{MIN_STEPS, StepKind};
 
-/// Fewer steps of a kind have no mean.
-pub const MIN_STEPS: usize = 3;
 /// Two mixes of steps are compared by the kinds that they have in common, where those are this part of the steps.
 const COMMON: f64 = 0.8;
 

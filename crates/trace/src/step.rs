@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Fewer steps of a kind have no mean.
+pub const MIN_STEPS: usize = 3;
+
 /// What a step of the model ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -55,6 +55,7 @@ listen: 127.0.0.1:{port}
         .output()
         .unwrap();
     assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    stage::until(dir.path(), "the stop", || posts("/stop_profile") > 0, String::new).await;
+    let sent = || format!("{:#?}", double.requests());
+    stage::until(dir.path(), "the stop", || posts("/stop_profile") > 0, sent).await;
     assert_eq!(posts("/start_profile"), 1);
 }

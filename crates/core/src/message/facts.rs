@@ -256,7 +256,8 @@ fn members(finding: &Finding, values: &[MemberValue]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-/// `31 requests (42 % of all) would be served faster if the load were even; before the onset and now: tokens a second of all ranks 4100 -> 3200`.
+/// `31 requests (42 % of all) would be served faster if the load were even; before the onset and now: tokens a
+/// second of all ranks 4100 -> 3200`.
 fn impact(incident: &Incident) -> String {
     let mut parts: Vec<String> = Vec::new();
     if let Some(impact) = incident.finding.impact.as_ref().filter(|impact| impact.requests >= 1.0) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use crate::amount::{bytes, figure, seconds};
+pub use crate::amount::{bytes, counted, figure, seconds};
 use crate::factor::Factor;
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::{Incident, VerdictNote};
@@ -10,11 +10,6 @@ use skewtrap_trace::median;
 pub use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Kind, Place};
-
-/// `1 file`, `4 files`.
-pub fn counted(count: usize, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
 
 /// `2026-11-24 03:48:41.9 UTC`.
 pub fn utc(at: Time) -> String {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::counted;
 use crate::factor::{
     self, Counters, Decode, Detector, Factor, Gauges, Mark, MarkEffect, Nearest, Prefill, Progress, Reading,
     Settings,
 };
 use crate::finding::{Finding, Impact, Side, Symptom};
-use crate::message::counted;
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;

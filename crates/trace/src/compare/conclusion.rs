@@ -9,8 +9,8 @@ use crate::ms::Ms;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId};
 use crate::split::{Split, StepSplit};
-use crate::stats::{MIN_STEPS, RankStats, kernel_table, median};
-use crate::step::{StepKind, StepSource};
+use crate::stats::{RankStats, kernel_table, median};
+use crate::step::{MIN_STEPS, StepKind, StepSource};
 use crate::verdict::{Cause, Confidence, Kind, Place, Verdict};
 
 use super::sentence;

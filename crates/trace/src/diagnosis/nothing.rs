@@ -8,8 +8,8 @@ use super::{
 use crate::host::HostTime;
 use crate::period_fit;
 use crate::profile::RankProfile;
-use crate::stats::{Gap, MIN_STEPS, RankStats, median};
-use crate::step::StepKind;
+use crate::stats::{Gap, RankStats, median};
+use crate::step::{MIN_STEPS, StepKind};
 use crate::verdict::Kind;
 
 /// Says of ranks without an outlier what is missing for the finding that there is none, if anything is.
