@@ -30,7 +30,7 @@ async fn a_window_is_stopped_at_its_deadline_though_nobody_reads_the_log() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let yaml = format!(
         "targets: [{{ name: server, url: '{}', logs: ['{at}/server.log'], poll: 200ms }}]
-capture: {{ http: {{ output_dir: '{at}/profiles', num_steps: 1000, deadline: 2s, accept_risk: [server_timer] }} }}
+capture: {{ http: {{ output_dir: '{at}/profiles', num_steps: 1000, deadline: 500ms, accept_risk: [server_timer] }} }}
 rules: [{{ name: skew, signal: load, trigger: {{ max_over_mean: 5, for: 60s }} }}]
 keep: {{ min_free: 1MiB }}
 state_dir: '{at}/state'
