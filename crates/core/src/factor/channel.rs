@@ -160,7 +160,6 @@ pub struct Examination {
 /// What is kept of a second until it is learned.
 #[derive(Clone, Debug)]
 struct TrainingSample {
-    share: Grid,
     speed: speed::TrainingSample,
     work: work::TrainingSample,
     misses: work::TrainingSample,
@@ -171,21 +170,22 @@ struct TrainingSample {
     deviances: [f64; TESTS.len()],
 }
 
-/// A second that was not learned yet.
+/// A second of which the shares were not learned yet.
 #[derive(Clone, Debug)]
 struct Unlearned {
     second: i64,
-    training: TrainingSample,
+    share: Grid,
+    /// All else, until that was learned: doubt about the shares holds up nothing of it.
+    training: Option<TrainingSample>,
     /// Whether the shares departed in a window that covers it.
     is_doubtful: bool,
 }
 
 impl Examination {
-    fn into_training(self) -> TrainingSample {
+    fn into_training(self) -> (Grid, TrainingSample) {
         let deviances =
             self.evidence().map(|evidence| evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
-        TrainingSample {
-            share: self.share.roots,
+        let training = TrainingSample {
             speed: self.speed.training,
             work: self.work.training,
             misses: self.misses.training,
@@ -193,7 +193,8 @@ impl Examination {
             pressure: self.pressure.roots,
             residence: self.residence.roots,
             deviances,
-        }
+        };
+        (self.share.roots, training)
     }
 
     /// The evidence of each of [`TESTS`], per rank.
@@ -450,11 +451,18 @@ impl Channel {
         let departs = seen.share.most.map(|deviance| deviance >= LEAST_BOUND);
         let longest =
             WINDOWS.into_iter().zip(departs).rfind(|(_, departs)| *departs).map(|(window, _)| window);
+        let (share, training) = seen.into_training();
         self.unlearned.push_back(Unlearned {
             second: newest,
-            training: seen.into_training(),
+            share,
+            training: Some(training),
             is_doubtful: false,
         });
+        let before = |waits: bool| newest - if waits { MOST_LAG } else { LAG };
+        let due = self.unlearned.iter_mut().take_while(|of| of.second <= before(is_suspicious));
+        let due: Vec<(i64, TrainingSample)> =
+            due.filter_map(|of| Some((of.second, of.training.take()?))).collect();
+        due.iter().for_each(|(second, training)| self.learn_now(*second, training));
         if let Some(window) = longest {
             let covered = self.unlearned.iter_mut().rev().take_while(|of| of.second > newest - window);
             covered.for_each(|of| of.is_doubtful = true);
@@ -463,11 +471,8 @@ impl Channel {
             return;
         }
         let waits = is_suspicious || longest.is_some();
-        let lag = if waits { MOST_LAG } else { LAG };
-        while let Some(Unlearned { second, training, is_doubtful }) =
-            self.unlearned.pop_front_if(|of| of.second <= newest - lag)
-        {
-            self.learn_now(second, &training, waits || !is_doubtful);
+        while let Some(of) = self.unlearned.pop_front_if(|of| of.second <= before(waits)) {
+            self.known.share.learn(&self.bins, of.second, &of.share, longest.is_some() || !of.is_doubtful);
         }
     }
 
@@ -479,7 +484,8 @@ impl Channel {
         };
         let came: f64 =
             (0..self.known.share.usual.len()).map(|r| self.arrivals(r, first, newest).max(0.0)).sum();
-        let knows_better = newest - first >= MOST_DOUBT && came > self.known.share.requests;
+        let knows_better =
+            self.is_young() && newest - first >= MOST_DOUBT && came > self.known.share.requests;
         if knows_better {
             self.relearn_shares(newest, newest + 1 - first);
         }
@@ -500,8 +506,8 @@ impl Channel {
         self.known.pace.learn_noise(&seen.pace.training, &slow);
     }
 
-    fn learn_now(&mut self, newest: i64, training: &TrainingSample, is_usual: bool) {
-        self.known.share.learn(&self.bins, newest, &training.share, is_usual);
+    /// All but the shares.
+    fn learn_now(&mut self, newest: i64, training: &TrainingSample) {
         self.known.speed.learn(&training.speed);
         self.known.work.learn(&training.work);
         self.known.misses.learn(&training.misses);
