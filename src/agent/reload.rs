@@ -93,7 +93,7 @@ impl Agent {
         if begins_anew {
             for requester in std::mem::take(&mut self.reloading.next) {
                 if let ReloadRequester::Api(answer) = requester {
-                    let message = "the agent begins anew with the new list, and reads it again".into();
+                    let message = "the agent begins anew with what changed, and reads it again".into();
                     // Who waits no longer is told nothing.
                     let _ = answer.send(Answer::Done { message, incident: None });
                 }

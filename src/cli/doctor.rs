@@ -39,7 +39,7 @@ use skewtrap_core::capture::sizing::{Sizing, SizingInputs};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
-use skewtrap_core::message::{figure, serving, utc};
+use skewtrap_core::message::{figure, seconds, serving, utc};
 use skewtrap_core::rule::{Condition, Rule};
 use skewtrap_core::signal::catalog;
 use skewtrap_core::status::{LimitStatus, Reach, Silence, Status, not_watched};
@@ -229,7 +229,19 @@ fn used_up(status: &Status) -> Vec<Check> {
         used.or(rests).map(|why| ("budget", why))
     };
     let silenced = |silence: &Silence| ("silence", silence::line_of(silence));
-    let found = status.budget.limits.iter().filter_map(of).chain(status.silences.iter().map(silenced));
+    let only = status.watch_only.then(|| ("watch only", "it opens no window, whatever fires".to_owned()));
+    let budget = &status.budget;
+    let is_spent = |used: f64, limit: f64| limit > 0.0 && used >= limit;
+    let stalled = is_spent(budget.stalled_s, budget.stalled_s_limit).then(|| {
+        let (used, limit) = (seconds(budget.stalled_s), seconds(budget.stalled_s_limit));
+        ("budget", format!("{used} of {limit} of stalled serving in 24 h are used"))
+    });
+    let written = is_spent(budget.written_bytes as f64, budget.written_bytes_limit as f64).then(|| {
+        let (used, limit) = (Bytes(budget.written_bytes), Bytes(budget.written_bytes_limit));
+        ("budget", format!("{used} of {limit} that windows may write in 24 h are used"))
+    });
+    let found = only.into_iter().chain(stalled).chain(written);
+    let found = found.chain(budget.limits.iter().filter_map(of)).chain(status.silences.iter().map(silenced));
     let check = |(what, message)| Check {
         target: "the running agent".into(),
         ok: true,
@@ -577,7 +589,11 @@ mod tests {
         status.budget.limits = vec![limit("all rules", 4, None), limit("dp-load-skew", 1, later)];
         let rule = Some("slow-rank".into());
         status.silences = vec![Silence { rule, target: None, until: at, why: None }];
+        (status.watch_only, status.budget.stalled_s, status.budget.stalled_s_limit) = (true, 61.0, 60.0);
         let told = used_up(&status);
+        assert_eq!(told[0].message, "it opens no window, whatever fires");
+        assert!(told[1].message.ends_with("of stalled serving in 24 h are used"));
+        let told = &told[2..];
         assert_eq!(told[0].message, "all rules: 4 of 4 windows of 24 h are used");
         assert!(told[1].message.starts_with("dp-load-skew: cools down, none before "));
         assert!(told[2].message.starts_with("slow-rank on every server until "));

@@ -1,7 +1,7 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,11 +58,11 @@ struct TestResult {
 /// # Errors
 /// A path cannot be read.
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    let (mut files, paths) = match args.paths.is_empty() {
-        true => (of_configuration()?, Vec::new()),
-        false => (Vec::new(), args.paths.clone()),
+    let (mut files, mut unread) = match args.paths.is_empty() {
+        true => of_configuration()?,
+        false => (Vec::new(), 0),
     };
-    for path in &paths {
+    for path in &args.paths {
         if !path.exists() {
             let what = format!("there is no {}: name a file of tests, or a folder of them", path.display());
             bail!(super::wrong(&what));
@@ -73,7 +73,7 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         }
         files.extend(found);
     }
-    let (mut results, mut unread) = (Vec::new(), 0);
+    let mut results = Vec::new();
     for file in &files {
         match run_file(file) {
             Ok(mut of_file) => results.append(&mut of_file),
@@ -88,19 +88,23 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The tests beside the rules that the configuration found here names.
-fn of_configuration() -> anyhow::Result<Vec<PathBuf>> {
+/// The tests beside the rules that the configuration found here names, and how many configurations are wrong.
+fn of_configuration() -> anyhow::Result<(Vec<PathBuf>, usize)> {
     let Some(config) = config_path::of(None) else {
         bail!(super::wrong("there is no skewtrap.yaml here: name a file of tests, or a folder of them"));
     };
     let name = config.display().to_string();
     let text = configuration::read(&config).map_err(|e| anyhow!(e))?;
     let base = config.parent().unwrap_or(Path::new(""));
-    let named = RefCell::new(Vec::new());
-    file::load(&name, &text, &|path| {
-        named.borrow_mut().push(base.join(path));
+    let named = RefCell::new(BTreeSet::new());
+    let loaded = file::load(&name, &text, &|path| {
+        named.borrow_mut().insert(base.join(path));
         configuration::rule_files(&base.join(path))
     });
+    let is_wrong = loaded.diagnostics.iter().any(Diagnostic::is_error);
+    if is_wrong {
+        print_diagnostics(&loaded.diagnostics);
+    }
     let mut files = Vec::new();
     for path in named.into_inner() {
         match path.is_dir() {
@@ -108,10 +112,10 @@ fn of_configuration() -> anyhow::Result<Vec<PathBuf>> {
             false => files.extend(Some(path.with_extension("test.yaml")).filter(|tests| tests.exists())),
         }
     }
-    if files.is_empty() {
+    if files.is_empty() && !is_wrong {
         bail!(super::wrong(&format!("no *.test.yaml beside the rules that {name} names")));
     }
-    Ok(files)
+    Ok((files, usize::from(is_wrong)))
 }
 
 fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()> {

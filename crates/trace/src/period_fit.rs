@@ -53,13 +53,14 @@ pub(crate) fn misfit(profiles: &[&RankProfile]) -> Option<String> {
     ))
 }
 
-/// The same of ranks that meet in collectives: these lie in as many steps of each rank, but for one at the ends.
+/// The same of ranks that meet in collectives: these lie in as many steps of each rank, but for
+/// one at each end.
 pub(crate) fn misfit_in_lockstep(profiles: &[&RankProfile], matched: &MatchedCollectives) -> Option<String> {
     let by_period = |i: &usize| profiles[*i].source == StepSource::Period;
     let steps = |i: usize| matched.ranks[i].steps;
     let most = (0..profiles.len()).filter(by_period).max_by_key(|&i| steps(i))?;
     let fewest = (0..profiles.len()).filter(by_period).min_by_key(|&i| steps(i))?;
-    (steps(most) > steps(fewest) + 1 + steps(fewest) / MOST_UNEVEN).then(|| {
+    (steps(most) > steps(fewest) + 2 + steps(fewest) / MOST_UNEVEN).then(|| {
         format!(
             "the period that stands for a step fits badly: the same collectives lie in {} steps of {} and in {} of {}",
             steps(most),

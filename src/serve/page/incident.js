@@ -72,7 +72,7 @@ const FACTS = ["rule", "since", "rank", "how_much", "impact", "evidence", "cause
 export function drawIncident({ incident: i, files, facts }) {
   const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
-  const rows = [...FACTS.filter(([key]) => facts[key]).map(([key, name]) => [name, key === "evidence" ? el("code", {}, facts[key]) : key === "bundle" ? el("span", { class: "path" }, facts[key]) : facts[key]]),
+  const rows = [...(facts ? [] : [["facts", "the agent has not answered yet"]]), ...FACTS.filter(([key]) => facts && facts[key]).map(([key, name]) => [name, key === "evidence" ? el("code", {}, facts[key]) : key === "bundle" ? el("span", { class: "path" }, facts[key]) : facts[key]]),
     ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; its severity was " + r.from])];
   const names = (files || []).map(file => file.path), trace = tracesFirst(i, files || []);
   const note = el("span", { class: "small problem", role: "status" });

@@ -171,7 +171,7 @@ function drawIncidents({ list, id, now }) {
   return el("table", { role: "table" }, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...list.slice(0, 50).map(row)));
 }
 
-let filesOf = { key: null, files: [], facts: {} };
+let filesOf = { id: null, key: null, files: [], facts: null };
 
 async function showIncident() {
   const id = chosen(), found = id && incidents.find(i => i.id === id);
@@ -181,8 +181,10 @@ async function showIncident() {
   if (filesOf.key !== key) {
     const path = "/api/v1/incidents/" + encodeURIComponent(id);
     const [files, whole] = await Promise.all([ask(path + "/files").catch(() => null), ask(path).catch(() => null)]);
-    // What was not answered is asked for again.
-    filesOf = { key: files && whole ? key : null, files: files || [], facts: whole && whole.facts || {} };
+    if (chosen() !== id) return;
+    // What was not answered is asked for again, and what is known of it stays meanwhile.
+    const known = filesOf.id === id ? filesOf : { files: [], facts: null };
+    filesOf = { id, key: files && whole ? key : null, files: files || known.files, facts: whole && whole.facts || known.facts };
   }
   draw("incident", { incident: found, files: filesOf.files, facts: filesOf.facts }, drawIncident);
 }

@@ -276,6 +276,15 @@ fn test_without_a_path_runs_what_lies_beside_the_rules_of_the_configuration() {
     let out = run();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stderr).contains("2 tests, 0 failed"), "{}", text(&out.stderr));
+    // A folder that is missing is an error, though the tests of the other pass.
+    write("skewtrap.yaml", "targets: [{ url: 'http://127.0.0.1:30000' }]\nrules: [mine, missing]\n");
+    let out = run();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stderr).contains("1 test, 0 failed, 1 file wrong and not run"),
+        "{}",
+        text(&out.stderr)
+    );
 }
 
 #[test]

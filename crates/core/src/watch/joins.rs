@@ -49,7 +49,9 @@ impl Core {
                 };
                 let levels = self.incidents.firing_now().filter(is_there).filter(is_heard).filter(joins);
                 let level = || levels.map(|active| active.incident.id.clone()).next();
-                let told = self.incidents.of_trouble(target, trouble).find(is_heard);
+                // Its own, where a silence made two of one trouble.
+                let own = self.incidents.firing(change).filter(|a| a.incident.trouble == Some(trouble));
+                let told = own.or_else(|| self.incidents.of_trouble(target, trouble).find(is_heard));
                 let told = told.map(|active| IncidentMatch::Continues(active.incident.id.clone()));
                 let back = || self.over_before(change, trouble).map(IncidentMatch::Reopens);
                 told.or_else(back).or_else(|| level().map(IncidentMatch::Continues))
@@ -91,16 +93,20 @@ impl Core {
             return;
         }
         let engine = &self.engine;
-        let state = |level: &Change| {
+        let group_of = |level: &Change| {
             let group = level.group.clone();
-            let group = level.target.as_ref().map_or_else(|| group.clone(), |t| group.clone().with_target(t));
-            engine.state_of(&level.rule.name, &group)
+            level.target.as_ref().map_or_else(|| group.clone(), |t| group.clone().with_target(t))
         };
+        let state = |level: &Change| engine.state_of(&level.rule.name, &group_of(level));
+        // What is about to clear is no news.
+        let is_clearing =
+            |level: &Change| engine.is_clearing(&level.rule.name, &group_of(level), ("", None), now);
         self.levels.retain(|_, level| matches!(state(level), Some(RuleState::Firing | RuleState::Unknown)));
         let is_left = |(key, level): &(&Key, &Change)| {
             state(level) == Some(RuleState::Firing)
                 && !self.incidents.is_firing(key)
                 && self.trouble_beside(level, now).is_none()
+                && !is_clearing(level)
         };
         let left: Vec<Change> = self
             .levels
