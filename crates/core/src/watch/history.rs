@@ -14,7 +14,7 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// As far back as the store reaches; [`crate::status::Course`] adds what was before.
+/// As far back as the store reaches; [`crate::status::ChartHistory`] adds what was before.
 const DRAWN: Duration = Duration::from_secs(300);
 const DRAWN_STEP: Duration = Duration::from_secs(2);
 /// At most this many signals are drawn, the load first, the rest in the rules' order.
