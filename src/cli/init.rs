@@ -249,8 +249,8 @@ mod tests {
     use serde_json::json;
 
     /// A server whose model has so many dense layers.
-    fn server(layers: u32, tp: u16) -> ServerFacts {
-        let info = json!({ "version": "0.5.16", "device": "cuda", "tp_size": tp });
+    fn server(layers: u32, (dp, tp): (u16, u16)) -> ServerFacts {
+        let info = json!({ "version": "0.5.16", "device": "cuda", "dp_size": dp, "tp_size": tp });
         let mut server = ServerFacts::of_server_info(&info);
         server.model_size = server.model_size.with_config(&json!({ "num_hidden_layers": layers }));
         server
@@ -260,12 +260,13 @@ mod tests {
     fn the_table_of_the_book_has_the_values_that_init_writes() {
         let page = include_str!("../../docs/window-cost.md");
         for layers in [8, 16, 32, 48, 64, 80, 96] {
-            let [apart, together] = [1, 8]
-                .map(|tp| max_stall_for(&server(layers, tp)).map(written).expect("its layers are known"));
-            let row = format!("| {layers} | `{apart}` | `{together}` |\n");
+            let [apart, two, together] = [(4, 1), (1, 2), (1, 8)].map(|ranks| {
+                max_stall_for(&server(layers, ranks)).map(written).expect("its layers are known")
+            });
+            let row = format!("| {layers} | `{apart}` | `{two}` | `{together}` |\n");
             assert!(page.contains(&row), "docs/window-cost.md lacks {row}");
             assert!(
-                capture_section(&server(layers, 1)).contains(&format!("max_stall: {apart}\n")),
+                capture_section(&server(layers, (4, 1))).contains(&format!("max_stall: {apart}\n")),
                 "{layers}"
             );
         }
