@@ -61,6 +61,7 @@ fn a_node_says_that_it_is_ready_and_alive_and_goes_on_after_a_hangup() {
     let dir = tempfile::tempdir().expect("a folder");
     let (socket, address) = systemd(dir.path());
     let at = dir.path().display();
+    fs::create_dir(dir.path().join("bucket")).expect("made");
     let text = format!("store: 'file://{at}/bucket'\npool: p\nstate_dir: '{at}/state'\n");
     fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
     let environment = [("NOTIFY_SOCKET", address.as_str()), ("WATCHDOG_USEC", "400000")];
