@@ -196,33 +196,23 @@ impl Engine {
 
     /// Whether this engine has seen a rule calm on a group for as long as its clear wants.
     pub fn has_been_clear(&self, rule: &str, group: &Labels) -> bool {
-        let Some(entry) = self.entries.iter().find(|e| *e.compiled.rule.name == *rule) else { return false };
-        let index = entry.by_labels.get(group);
-        index.is_some_and(|index| entry.groups[*index as usize].has_been_clear())
+        self.group(rule, group).is_some_and(Group::has_been_clear)
     }
 
     /// The state of a rule on a group, where it was evaluated there.
     pub fn state_of(&self, rule: &str, group: &Labels) -> Option<RuleState> {
-        let entry = self.entries.iter().find(|e| *e.compiled.rule.name == *rule)?;
-        Some(entry.groups[*entry.by_labels.get(group)? as usize].rule_state())
+        self.group(rule, group).map(Group::rule_state)
     }
 
-    /// Whether what a rule detected on a group of `server` seems to be over, while it fires: its clear has
-    /// begun to hold, or the trouble of that number has begun to calm.
-    pub fn is_clearing(
-        &self,
-        rule: &str,
-        group: &Labels,
-        (server, trouble): (&str, Option<u64>),
-        now: Time,
-    ) -> bool {
-        let told = trouble.and_then(|_| self.factors.findings(server));
-        if told.is_some_and(|told| told.is_calming && told.trouble.map(|t| t.id) == trouble) {
-            return true;
-        }
-        let Some(entry) = self.entries.iter().find(|e| *e.compiled.rule.name == *rule) else { return false };
-        let index = entry.by_labels.get(group);
-        index.is_some_and(|index| entry.groups[*index as usize].is_clearing(now))
+    /// Whether the clear of a rule that fires on a group has begun to hold.
+    pub fn is_clearing(&self, rule: &str, group: &Labels, now: Time) -> bool {
+        self.group(rule, group).is_some_and(|group| group.is_clearing(now))
+    }
+
+    /// Whether the trouble of that number, on `server`, is the one that is told there and has begun to calm.
+    pub fn is_calming(&self, server: &str, trouble: u64) -> bool {
+        let told = self.factors.findings(server);
+        told.is_some_and(|told| told.is_calming && told.trouble.is_some_and(|t| t.id == trouble))
     }
 
     /// Whether any rule was judged on a group of `server`.
@@ -458,9 +448,12 @@ impl Engine {
 
     /// How many times its bound a captured firing must be to be reported as worse.
     pub fn escalation_threshold(&self, rule: &str, group: &Labels) -> Option<f64> {
+        self.group(rule, group)?.escalation.as_ref().map(EscalationWatch::threshold)
+    }
+
+    fn group(&self, rule: &str, group: &Labels) -> Option<&Group> {
         let entry = self.entries.iter().find(|e| *e.compiled.rule.name == *rule)?;
-        let index = *entry.by_labels.get(group)?;
-        entry.groups[index as usize].escalation.as_ref().map(EscalationWatch::threshold)
+        Some(&entry.groups[*entry.by_labels.get(group)? as usize])
     }
 
     fn group_mut(&mut self, rule: &str, group: &Labels) -> Option<(&CompiledRule, &mut Group)> {

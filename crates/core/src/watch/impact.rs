@@ -58,7 +58,8 @@ impl Core {
 /// Whether it seems to be over: what clients notice from then on is not of it.
 fn is_clearing(engine: &Engine, active: &ActiveIncident, now: Time) -> bool {
     let incident = &active.incident;
-    engine.is_clearing(&incident.rule, &active.group, (&incident.target, incident.trouble), now)
+    let is_calming = incident.trouble.is_some_and(|trouble| engine.is_calming(&incident.target, trouble));
+    is_calming || engine.is_clearing(&incident.rule, &active.group, now)
 }
 
 fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, now: Time) {

@@ -99,8 +99,7 @@ impl Core {
         };
         let state = |level: &Change| engine.state_of(&level.rule.name, &group_of(level));
         // What is about to clear is no news.
-        let is_clearing =
-            |level: &Change| engine.is_clearing(&level.rule.name, &group_of(level), ("", None), now);
+        let is_clearing = |level: &Change| engine.is_clearing(&level.rule.name, &group_of(level), now);
         self.levels.retain(|_, level| matches!(state(level), Some(RuleState::Firing | RuleState::Unknown)));
         let is_left = |(key, level): &(&Key, &Change)| {
             state(level) == Some(RuleState::Firing)
