@@ -1,5 +1,6 @@
 //! Windows of the real nsys, and its reports.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -14,21 +15,59 @@ use crate::beside::installed;
 use crate::support::comparison::refused;
 use crate::support::nsys::{Wrapped, report};
 
-/// The nsys of this machine; none is said loudly.
-fn real_nsys() -> Option<PathBuf> {
-    let found = installed(&["nsys"]);
-    if found.is_none() {
+/// The nsys of this machine, for one test at a time.
+struct RealNsys {
+    program: PathBuf,
+    /// Locked while it lives, also against other runs of these tests.
+    _alone: File,
+}
+
+/// None is said loudly.
+///
+/// All nsys of a machine share a memory file. One that is killed while it holds the lock in there leaves it locked,
+/// and every later launch then fails with `Agent launcher failed.`. So where no nsys runs, the file is removed.
+fn real_nsys() -> Option<RealNsys> {
+    let Some(program) = installed(&["nsys"]) else {
         eprintln!("SKIPPED: no nsys on PATH; scripts/install-nsys.sh FOLDER unpacks one");
+        return None;
+    };
+    let alone = File::create(std::env::temp_dir().join("skewtrap-nsys-tests.lock")).unwrap();
+    alone.lock().unwrap();
+    if !another_nsys_runs() {
+        let files = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        for file in files.filter(|f| f.file_name().to_string_lossy().starts_with("NSys-")) {
+            let _ = std::fs::remove_file(file.path());
+        }
     }
-    found
+    Some(RealNsys { program, _alone: alone })
+}
+
+/// What the sessions of these tests are called, before the process that made them.
+const SESSION: &str = "skewtrap-test";
+
+/// Whether somebody's nsys runs here. What earlier tests left behind waits for the lock without end: it is killed.
+fn another_nsys_runs() -> bool {
+    let mut another = false;
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(line) = std::fs::read_to_string(process.path().join("cmdline")) else { continue };
+        if !line.split('\0').next().is_some_and(|program| program.ends_with("/nsys")) {
+            continue;
+        }
+        if line.contains(&format!("--session-name={SESSION}-")) {
+            let _ = Command::new("kill").arg("-KILL").arg(process.file_name()).status();
+        } else {
+            another = true;
+        }
+    }
+    another
 }
 
 #[tokio::test]
 async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
-    let Some(program) = real_nsys() else { return };
+    let Some(nsys) = real_nsys() else { return };
     // A session that an earlier run left behind would keep the name from this one.
-    let session = format!("--session-new=skewtrap-test-{}", std::process::id());
-    let mut server = Wrapped::start(&program, &["launch", &session, "--trace=osrt"]);
+    let session = format!("--session-new={SESSION}-{}", std::process::id());
+    let mut server = Wrapped::start(&nsys.program, &["launch", &session, "--trace=osrt"]);
     for incident in ["i1", "i2"] {
         let kept = server.window(incident, NsysSession::OfTarget).await;
         let (report, _) = report(&kept);
@@ -65,9 +104,9 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> WindowRow {
 
 #[tokio::test]
 async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_somebody_elses_never() {
-    let Some(program) = real_nsys() else { return };
-    let name = format!("skewtrap-left-{}", std::process::id());
-    let server = Wrapped::start(&program, &["launch", &format!("--session-new={name}"), "--trace=osrt"]);
+    let Some(nsys) = real_nsys() else { return };
+    let name = format!("{SESSION}-{}", std::process::id());
+    let server = Wrapped::start(&nsys.program, &["launch", &format!("--session-new={name}"), "--trace=osrt"]);
     let (nsys, clock) = (&server.handle.nsys, server.store.clock);
     let session = || async {
         let sessions = nsys.sessions().await.unwrap();
@@ -110,8 +149,10 @@ fn a_report_of_a_real_nsys_is_exported_and_its_missing_kernels_are_named() {
     let Some(nsys) = real_nsys() else { return };
     let dir = tempfile::tempdir().expect("a folder");
     let report = dir.path().join("short.nsys-rep");
-    let profiled = Command::new(nsys)
-        .args(["profile", "--trace=osrt", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", "-o"])
+    let profiled = Command::new(&nsys.program)
+        .arg("profile")
+        .arg(format!("--session-new={SESSION}-{}", std::process::id()))
+        .args(["--trace=osrt", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", "-o"])
         .arg(&report)
         .args(["sleep", "0.2"])
         .output()

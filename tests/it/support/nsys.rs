@@ -109,6 +109,7 @@ impl Wrapped {
             .env("FAKE_NSYS_STATE", self.dir.path().join("nsys"))
             .env("TMPDIR", self.dir.path())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .status()
             .unwrap();
         assert!(status.success(), "{args:?}");
