@@ -127,7 +127,7 @@ pub struct RankTrace {
     first_launch_ns: Option<i64>,
     /// The launch by the host that the last row came of.
     last_launch: Option<u64>,
-    name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
+    name_ids: NameIds,
     stream_ids: HashMap<i64, u16>,
     /// The stream of the last row, which most often is that of the next.
     last_stream: Option<(i64, u16)>,
@@ -144,6 +144,10 @@ struct WordHash(u64);
 impl Hasher for WordHash {
     fn finish(&self) -> u64 {
         self.0 ^ (self.0 >> 29)
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = mixed(self.0, word);
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -165,6 +169,42 @@ impl Hasher for WordHash {
             self.0 = mixed(self.0, u64::from_le_bytes(*word));
         }
     }
+}
+
+/// The index of each name by the hash of its bytes; the next free number where another name has the same.
+///
+/// A map from names would compare them by `==`, which is a call to `memcmp` for each row: musl, of which a static
+/// binary is made, does that byte by byte.
+#[derive(Clone, Debug, Default)]
+struct NameIds(HashMap<u64, (Box<[u8]>, u16), BuildHasherDefault<WordHash>>);
+
+impl NameIds {
+    /// The index of `name`, or the place for [`Self::insert`].
+    fn find(&self, name: &[u8]) -> Result<u16, u64> {
+        let mut place = WordHash::default();
+        place.write(name);
+        let mut place = place.finish();
+        while let Some((other, id)) = self.0.get(&place) {
+            if is_same(other, name) {
+                return Ok(*id);
+            }
+            place = place.wrapping_add(1);
+        }
+        Err(place)
+    }
+
+    fn insert(&mut self, place: u64, name: &[u8], id: u16) {
+        self.0.insert(place, (name.into(), id));
+    }
+}
+
+/// Whether two texts are the same, eight bytes at a time and without a call.
+#[inline]
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (others, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    one.len() == other.len()
+        && words.iter().zip(others).all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+        && rest.iter().zip(other_rest).all(|(a, b)| a == b)
 }
 
 const fn mixed(so_far: u64, word: u64) -> u64 {
@@ -265,9 +305,10 @@ impl RankTrace {
 
     /// The index of a name, made safe to show and added if it is new; `None` beyond the limits.
     fn name_id(&mut self, limits: Limits, name: &[u8]) -> Option<u16> {
-        if let Some(&id) = self.name_ids.get(name) {
-            return Some(id);
-        }
+        let place = match self.name_ids.find(name) {
+            Ok(id) => return Some(id),
+            Err(place) => place,
+        };
         if self.names.len() >= limits.names {
             self.dropped += 1;
             return None;
@@ -277,7 +318,7 @@ impl RankTrace {
         self.communicates.push(family_of(&text) == Family::Communication);
         self.names.push(text);
         self.blocks.push(0);
-        self.name_ids.insert(name.into(), id);
+        self.name_ids.insert(place, name, id);
         Some(id)
     }
 
@@ -313,7 +354,7 @@ impl RankTrace {
             });
         }
         (self.dropped, self.unreadable) = (0, 0);
-        self.name_ids = HashMap::default();
+        self.name_ids = NameIds::default();
         self.stream_ids = HashMap::new();
         self.last_stream = None;
     }
@@ -332,6 +373,20 @@ impl RankTrace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_the_same_hash_are_told_apart() {
+        let mut ids = NameIds::default();
+        let place = ids.find(b"first").unwrap_err();
+        ids.insert(place, b"another", 3);
+        let free = ids.find(b"first").unwrap_err();
+        assert_eq!(free, place.wrapping_add(1));
+        ids.insert(free, b"first", 4);
+        assert_eq!(ids.find(b"first"), Ok(4));
+        for (one, other) in [("abcdefgh", "abcdefgi"), ("abc", "abd"), ("abcdefgh", "abcdefghi")] {
+            assert!(is_same(one.as_bytes(), one.as_bytes()) && !is_same(one.as_bytes(), other.as_bytes()));
+        }
+    }
 
     #[test]
     fn a_full_window_is_cut_and_says_so() {

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::trace::Activities;
+use crate::trace::{Activities, is_same};
 
 use super::json::{Scan, key_at, object_end, skip_space, value_at};
 
@@ -102,7 +102,7 @@ fn has(text: &[u8], word: &[u8]) -> bool {
 /// What an event of an irrelevant category says about the profiler: `cpu_op`, `python_function`. Windows
 /// of kernels alone have neither.
 fn activities_of(cat: &[u8]) -> Activities {
-    Activities { cpu: cat.starts_with(b"cp"), stacks: cat.starts_with(b"py") }
+    Activities { cpu: matches!(cat, [b'c', b'p', ..]), stacks: matches!(cat, [b'p', b'y', ..]) }
 }
 
 /// Scans the event at the start of `b` (its opening brace), number `events` of the file; `layout`
@@ -260,14 +260,14 @@ impl Opening {
     fn phase(&self, b: &[u8]) -> Option<(Range<usize>, usize)> {
         let at = self.to_phase.len();
         let is_letter = b.get(at).is_some_and(u8::is_ascii_alphabetic) && b.get(at + 1) == Some(&b'"');
-        (is_letter && b.starts_with(&self.to_phase)).then_some((at..at + 1, at + 2))
+        (is_letter && is_same(&b[..at], &self.to_phase)).then_some((at..at + 1, at + 2))
     }
 
     /// The same of the category behind that phase.
     #[inline]
     fn category(&self, b: &[u8], phase: &Range<usize>) -> Option<(Range<usize>, usize)> {
         let from = phase.end + self.to_category.len();
-        let has_it = b.get(phase.end..from) == Some(&*self.to_category);
+        let has_it = b.get(phase.end..from).is_some_and(|between| is_same(between, &self.to_category));
         // From its opening quote on.
         has_it.then(|| value_at(b, from - 1)).flatten()
     }
