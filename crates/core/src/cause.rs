@@ -62,10 +62,16 @@ pub struct Cause {
 impl Cause {
     /// This cause in the light of the look `before` it. What follows from a trouble (a queue that grows, a rank
     /// that slows down under its load) dilutes what began it: the same cause stays as sure as it was, and a look that
-    /// sees nothing takes back nothing that was likely.
+    /// sees nothing, or what is merely consistent, takes back nothing that was likely; unless it sees that the rank
+    /// got slow or stopped, for that is most of the gap then, and what windows cost depends on it.
     pub fn after(self, before: Option<Self>) -> Self {
+        let is_weaker = self.certainty != Certainty::Likely && !self.kind.is_of_progress();
         match before {
-            Some(before) if self.kind == CauseKind::Unknown && before.certainty == Certainty::Likely => {
+            Some(before)
+                if is_weaker
+                    && before.certainty == Certainty::Likely
+                    && before.statement != self.statement =>
+            {
                 Self {
                     step_slowdown: self.step_slowdown,
                     host_slowdown: self.host_slowdown,
@@ -117,6 +123,11 @@ pub enum CauseKind {
 }
 
 impl CauseKind {
+    /// Whether it says that a rank gets less done than it should: it is slow, stands still or is gone.
+    const fn is_of_progress(self) -> bool {
+        matches!(self, Self::Slower | Self::SlowGpu | Self::SlowHost | Self::Stuck | Self::PeerLeft)
+    }
+
     /// As in JSON: `more_requests`.
     pub const fn word(self) -> &'static str {
         match self {

@@ -184,6 +184,8 @@ impl Incident {
                 self.blamed_before.remove(1);
             }
             self.blamed_before.push(Blamed { rank, side, until: at });
+            // It says why another rank departed, or this one to the other side.
+            self.cause = None;
         }
         let verdicts = self.earlier.iter_mut().map(|earlier| &mut earlier.verdict);
         for verdict in verdicts.chain([&mut self.verdict]) {

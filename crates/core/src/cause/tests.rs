@@ -650,7 +650,7 @@ fn a_later_look_that_sees_the_same_cause_diluted_leaves_it_as_sure_as_it_was() {
     let now = diluted.clone().after(Some(first.clone()));
     assert_eq!((now.certainty, now.explains), (Certainty::Likely, Some(0.97)));
     assert_eq!(now.host_slowdown, Some(2.0), "what the machine says is of now");
-    let other = of("the router sends DP1 more", Certainty::Consistent, 0.5);
+    let other = of("the prompts of DP2 are longer", Certainty::Likely, 0.9);
     assert_eq!(other.clone().after(Some(first.clone())), other, "another cause is its own");
     assert_eq!(first.clone().after(Some(diluted.clone())), first, "it may become surer");
     let nothing = Cause { kind: CauseKind::Unknown, ..of("unknown", Certainty::Unknown, 0.0) };
@@ -659,4 +659,49 @@ fn a_later_look_that_sees_the_same_cause_diluted_leaves_it_as_sure_as_it_was() {
     let given_up = nothing.clone().after(Some(diluted));
     assert_eq!(given_up, nothing, "what was merely consistent may turn out to be nothing");
     assert_eq!(first.clone().after(None), first);
+}
+
+#[test]
+fn a_full_cache_is_no_cause_of_less_load_and_is_likely_only_where_it_explains_the_gap() {
+    // It works off long prompts of before, which fill its cache, and is sent nothing any more.
+    let low = |finding: &mut Finding| finding.side = Side::Low;
+    let drained = Second { requests: 0.0, decoded: 1600.0, waiting: 30.0, thrown: 1.0, ..USUAL };
+    let drained = Second { full_after: Some(0), ..drained };
+    let cause = cause_of_finding(USUAL, drained, USUAL, low);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Consistent), "{cause:?}");
+    // Of a rank that holds more, a cache that throws requests out explains nothing where none of them wait.
+    let thrown = Second { thrown: 1.0, running: 26.0, requests: 9.0, full_after: Some(0), ..USUAL };
+    let cause = cause_of(USUAL, thrown, USUAL);
+    assert_ne!((cause.kind, cause.certainty), (CauseKind::Memory, Certainty::Likely), "{cause:?}");
+    assert!(cause.explains.is_none_or(|part| part > 0.0), "{cause:?}");
+    let cause = cause_of(USUAL, Second { waiting: 30.0, ..thrown }, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Memory, Certainty::Likely), "{cause:?}");
+    assert!(cause.explains.is_some_and(|part| part >= 0.8), "{cause:?}");
+}
+
+#[test]
+fn a_weaker_cause_found_later_replaces_a_likely_one_only_where_the_rank_got_slow_or_stopped() {
+    let of = |kind, certainty| Cause {
+        kind,
+        statement: kind.word().into(),
+        certainty,
+        support: Vec::new(),
+        explains: None,
+        ruled_out: Vec::new(),
+        unknown: Vec::new(),
+        step_slowdown: None,
+        host_slowdown: None,
+        at: at(ONSET),
+    };
+    let first = of(CauseKind::FewerRequests, Certainty::Likely);
+    for weaker in [CauseKind::Memory, CauseKind::LongerPrompts, CauseKind::Transfer] {
+        let now = of(weaker, Certainty::Consistent).after(Some(first.clone()));
+        assert_eq!((now.kind, now.certainty), (first.kind, Certainty::Likely));
+    }
+    let better = of(CauseKind::LongerPrompts, Certainty::Likely);
+    assert_eq!(better.clone().after(Some(first.clone())), better);
+    for refuted in [CauseKind::Slower, CauseKind::SlowHost, CauseKind::Stuck, CauseKind::PeerLeft] {
+        let now = of(refuted, Certainty::Consistent);
+        assert_eq!(now.clone().after(Some(first.clone())), now);
+    }
 }

@@ -21,6 +21,8 @@ const NOTED: f64 = 2.5;
 const MATERIAL: f64 = 0.18;
 /// A cause explains at least this share of the gap.
 const EXPLAINS: f64 = 0.8;
+/// Less than this share is not told: nothing of the gap is measured to be its doing.
+const EXPLAINS_SOME: f64 = 0.05;
 /// From this share on, a KV cache is full: admission keeps the rest free.
 const FULL: f64 = 0.85;
 /// A gauge shows what happened to it after so long at most.
@@ -494,6 +496,10 @@ fn memory(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     if own < FULL || fullest >= FULL || before >= FULL {
         return None;
     }
+    // Where no room is, more waits and less gets done: no cause of a rank that is sent, or holds, less than usual.
+    if direction(case.finding, CauseKind::Memory) < 0.0 {
+        return None;
+    }
     let waiting = |m: &Member| m.of(catalog::QUEUE_REQS).at(case.now).unwrap_or(0.0);
     let load = |m: &Member| waiting(m) + m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0);
     let mean = |of: &dyn Fn(&Member) -> f64| {
@@ -510,10 +516,11 @@ fn memory(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     // as they were.
     let is_as_before = |f: &Factor| f.term.own != (0.0, 0.0) && (f.term.z < NOTED || f.adds <= 0.0);
     let is_all_else_equal = factors.iter().all(is_as_before);
-    let is_full = explains >= EXPLAINS && own_thrown >= 2.0 * peers_thrown || is_thrown;
-    let is_sure = is_all_else_equal && is_full;
+    let is_sure = is_all_else_equal && explains >= EXPLAINS && own_thrown >= 2.0 * peers_thrown;
     let support = words::full(own, before, fullest, own_thrown, waiting(case.blamed()));
-    Some(Found { explains: Some(explains), ..Found::new(CauseKind::Memory, is_sure, support) })
+    // Requests that were thrown out show that it is full, and none of them need wait at this moment.
+    let explains = Some(explains).filter(|part| *part >= EXPLAINS_SOME);
+    Some(Found { explains, ..Found::new(CauseKind::Memory, is_sure, support) })
 }
 
 /// Requests wait for their KV cache to arrive from, or at, the other server.
