@@ -100,6 +100,9 @@ pub struct Incident {
     /// Of a rank that hangs with work: the longest pause of one that did not, on that server so far, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usual_pause_s: Option<f64>,
+    /// Of a rank that hung: when it moved again, where that was seen; the incident ends once it has moved for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_again: Option<Time>,
     /// Whether its capture was taken for later ones of the server to be compared with.
     #[serde(default, rename = "baseline", skip_serializing_if = "std::ops::Not::not")]
     pub is_baseline: bool,
@@ -145,6 +148,7 @@ impl Incident {
             end: None,
             returned: Vec::new(),
             usual_pause_s: None,
+            moved_again: None,
             is_baseline: false,
         }
     }
@@ -268,7 +272,7 @@ impl Incident {
             return false;
         };
         self.returned.push(Returned { ended, at });
-        (self.resolved_at, self.ended_unseen, self.end) = (None, false, None);
+        (self.resolved_at, self.ended_unseen, self.end, self.moved_again) = (None, false, None, None);
         self.state = match (&self.verdict, &self.capture) {
             (Some(_), _) => IncidentState::Compared,
             (None, CaptureOutcome::Done(_)) => IncidentState::Captured,

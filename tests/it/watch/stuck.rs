@@ -97,6 +97,13 @@ fn a_scheduler_that_is_killed_is_told_by_its_own_clock_with_work_or_without_and_
         assert!((fired.finding.onset.epoch_s() - at(60.0).epoch_s()).abs() < 3.0, "{:?}", fired.finding);
         assert!(fired.fired_at.epoch_s() <= at(86.0).epoch_s(), "{}", fired.fired_at);
         assert_eq!(play.told.iter().filter(|update| **update == Update::Fired).count(), 1, "{:?}", play.told);
+        // It ends a while after the rank moves again: what it stood still for is no longer.
+        let ended = play.watch.incident(&fired.id).expect("it is in memory");
+        let moved = ended.moved_again.expect("it was seen to move").epoch_s();
+        assert!((moved - at(150.0).epoch_s()).abs() < 2.0, "{moved}");
+        assert!(ended.resolved_at.is_some_and(|end| end.epoch_s() - moved > 4.0), "{ended:?}");
+        let told = Message::of(ended, Update::Resolved, at(180.0), &Origin::default()).facts.how_much;
+        assert!(told.contains(" s when that was found, 90") || told.contains(" s when that was found, 1.5"), "{told}");
     }
 }
 

@@ -418,6 +418,11 @@ impl Detector {
         self.stuck.progress(now)
     }
 
+    /// When a rank that was stuck moved again, if it has not been stuck since.
+    pub fn resumed(&self, rank: usize) -> Option<f64> {
+        self.stuck.liveness.get(rank)?.resumed
+    }
+
     /// Looks at everything up to `now`; to be called once a second.
     pub fn step(&mut self, now: f64) -> Vec<TroubleChange> {
         self.stuck.note(now);

@@ -79,6 +79,8 @@ pub struct Liveness {
     unread: Option<f64>,
     /// When it was last seen to be stuck.
     pub stuck: Option<f64>,
+    /// When its work moved again after that.
+    pub resumed: Option<f64>,
     /// Whether what it reports bears its own time.
     pub is_dated: bool,
 }
@@ -152,6 +154,9 @@ impl Stuck {
             if pause <= 0.0 {
                 return;
             }
+            if liveness.stuck.is_some() {
+                liveness.resumed.get_or_insert(at);
+            }
             if is_healthy && liveness.work >= 1.0 {
                 let forgotten = self.longest * (-pause / MEMORY).exp();
                 self.longest = forgotten.max(pause.min(0.5 * MOST_PATIENCE));
@@ -223,7 +228,8 @@ impl Stuck {
     pub fn note(&mut self, now: f64) {
         for (rank, still) in self.examine(now).into_iter().enumerate() {
             if still.is_some() {
-                self.liveness[rank].stuck = Some(now);
+                let liveness = &mut self.liveness[rank];
+                (liveness.stuck, liveness.resumed) = (Some(now), None);
             }
         }
     }
@@ -307,6 +313,16 @@ mod tests {
     #[test]
     fn a_rank_with_work_that_stands_still_among_moving_peers_is_stuck() {
         assert_eq!(after(56, &[1]).examine(56.0), vec![None, Some(49.0), None]);
+    }
+
+    #[test]
+    fn when_a_rank_that_was_stuck_moved_again_is_known_however_long_it_has_moved_since() {
+        let mut stuck = after(56, &[1]);
+        stuck.note(56.0);
+        assert_eq!(stuck.liveness[1].resumed, None);
+        (57..80).for_each(|s| stuck.moved(1, f64::from(s), f64::from(s), true));
+        assert_eq!(stuck.liveness[1].resumed, Some(57.0));
+        assert_eq!(stuck.liveness[0].resumed, None, "it was never stuck");
     }
 
     #[test]

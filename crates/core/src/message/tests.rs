@@ -411,7 +411,11 @@ fn of_a_rank_that_hangs_it_is_told_for_how_long_it_stands_still_and_what_is_usua
     incident.usual_pause_s = None;
     assert!(incident.resolve(incident.finding.onset + Duration::from_secs(95)));
     let told = message(&incident, Update::Resolved).facts.how_much;
-    assert!(told.contains("(it had stood still for 8 s when that was found, 95 s in all); load"), "{told}");
+    assert!(told.contains("(it had stood still for 8 s when that was found); load"), "{told}");
+    // It moved for a while before that counted as the end.
+    incident.moved_again = Some(incident.finding.onset + Duration::from_secs(79));
+    let told = message(&incident, Update::Resolved).facts.how_much;
+    assert!(told.contains("(it had stood still for 8 s when that was found, 79 s in all); load"), "{told}");
 }
 
 #[test]

@@ -139,8 +139,9 @@ const LATER: Duration = Duration::from_secs(5);
 pub fn stood_still(incident: &Incident) -> Option<String> {
     let still = |until: Time| seconds(until.since(incident.finding.onset).as_secs_f64());
     let found = incident.found_stuck()?;
-    let now = match (incident.resolved_at, incident.impact.as_ref().map(|seen| seen.at)) {
-        (Some(end), _) => format!(", {} in all", still(end)),
+    let now = match (incident.moved_again, incident.impact.as_ref().map(|seen| seen.at)) {
+        (Some(moved), _) => format!(", {} in all", still(moved)),
+        _ if incident.resolved_at.is_some() => String::new(),
         (None, Some(seen)) if seen.since(found) > LATER => format!(", {} by now", still(seen)),
         _ => String::new(),
     };

@@ -275,6 +275,11 @@ impl Engine {
         self.factors.progress(server, now)
     }
 
+    /// When a rank of a server that was stuck moved again, if it has not been stuck since.
+    pub fn resumed(&self, server: &str, rank: &Labels) -> Option<Time> {
+        self.factors.resumed(server, rank)
+    }
+
     /// Evaluates the groups that got new samples. Call it after samples were recorded.
     pub fn on_samples(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
         self.factors.step(now);

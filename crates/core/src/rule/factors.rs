@@ -390,6 +390,13 @@ impl FactorDetectors {
         server.ranks.iter().copied().zip(progress).collect()
     }
 
+    /// When a DP rank that was stuck moved again, if it has not been stuck since.
+    pub fn resumed(&self, server: &str, rank: &Labels) -> Option<Time> {
+        let server = self.servers.get(server)?;
+        let place = server.ranks.iter().position(|dp| Rank::dp(*dp).labels() == *rank)?;
+        Some(Time::from_epoch_s(server.detector.as_ref()?.resumed(place)? + self.ahead_s()))
+    }
+
     /// Whether the trouble of that number goes on, on `server`.
     pub fn is_open(&self, server: &str, trouble: u64) -> bool {
         let detector = self.servers.get(server).and_then(|server| server.detector.as_ref());

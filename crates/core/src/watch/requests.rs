@@ -129,6 +129,10 @@ impl Core {
             let _ = self.refuse(id, &Refusal::Cleared, out);
         }
         let end = self.end_of(id, at);
+        if let Some(active) = self.incidents.get_mut(id).filter(|a| a.incident.found_stuck().is_some()) {
+            let incident = &mut active.incident;
+            incident.moved_again = self.engine.resumed(&incident.target, &incident.finding.rank);
+        }
         let Some(active) = self.incidents.resolve(id, at, end) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
         notify(active, Update::Resolved, out);
