@@ -105,7 +105,7 @@ const REST: i64 = 15;
 
 /// A trouble of which nothing was heard for longer, in seconds, is not the same any more.
 const RESUMES_WITHIN: f64 = 600.0;
-/// So many troubles that became usual last are remembered.
+/// So many troubles that became usual last, or whose end was not seen, are remembered.
 const MOST_USUAL: usize = 8;
 
 /// No second was looked at yet.
@@ -206,6 +206,8 @@ pub struct Detector {
     closed: Vec<ClosedTrouble>,
     /// Troubles that have gone on for so long that they are what is usual, the newest last.
     became_usual: Vec<BecameUsual>,
+    /// The numbers of those whose end nobody could observe, the newest last.
+    unseen_ends: Vec<u64>,
     /// When a trouble ended last in which ranks were sent others than their own requests.
     moved_until: f64,
     /// The first second that counts: of all, or after the last incident.
@@ -272,6 +274,11 @@ impl Candidate {
     }
 }
 
+/// For how long a source that is read tells nothing new at most, in seconds.
+fn pause_of(channel: &Channel) -> f64 {
+    PAUSE.max(POLLS_MISSED * channel.interval)
+}
+
 impl Detector {
     /// A detector that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
@@ -294,6 +301,7 @@ impl Detector {
             behind: Vec::new(),
             closed: Vec::new(),
             became_usual: Vec::new(),
+            unseen_ends: Vec::new(),
             moved_until: f64::NEG_INFINITY,
             since: i64::MIN,
             incidents: 0,
@@ -444,8 +452,22 @@ impl Detector {
             return Vec::new();
         }
         self.closed.clear();
-        let open = self.behind.drain(..).chain(self.open.take());
-        open.map(|open| TroubleChange::Cleared(open.trouble)).collect()
+        let open: Vec<OpenTrouble> = self.behind.drain(..).chain(self.open.take()).collect();
+        open.iter().for_each(|open| self.note_unseen(open.trouble.id));
+        open.into_iter().map(|open| TroubleChange::Cleared(open.trouble)).collect()
+    }
+
+    /// The end of the trouble of that number was not seen.
+    fn note_unseen(&mut self, id: u64) {
+        self.unseen_ends.push(id);
+        if self.unseen_ends.len() > MOST_USUAL {
+            self.unseen_ends.remove(0);
+        }
+    }
+
+    /// Whether the trouble of that number ended since nobody could observe it any more: it may go on.
+    pub fn ended_unseen(&self, id: u64) -> bool {
+        self.unseen_ends.contains(&id)
     }
 
     /// Looks at the seconds of `channel` that became complete.
@@ -454,7 +476,7 @@ impl Detector {
         // A line tells of its moment, a poll of the time since the one before.
         let newest = if active == LINES { over } else { over.min(channel.told_until()) };
         // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
-        let pause = PAUSE.max(POLLS_MISSED * channel.interval);
+        let pause = pause_of(channel);
         let moved = self.stuck.liveness.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max);
         // Where nobody has work nothing moves either, and a trouble is over.
         let is_idle = self.open.is_some() && self.stuck.is_idle(now - pause);

@@ -247,6 +247,11 @@ impl Engine {
         self.factors.became_usual(server, trouble)
     }
 
+    /// Whether the trouble of that number ended, on a server, since nobody could observe it any more.
+    pub fn ended_unseen(&self, server: &str, trouble: u64) -> bool {
+        self.factors.ended_unseen(server, trouble)
+    }
+
     /// The imbalance of a server that was there before anything could be compared, as
     /// [`FactorDetectors::standing`] says it; `None` also where no rule asks for factors.
     pub fn standing(&self, server: &str) -> Option<Option<(crate::factor::Uneven, &[u16])>> {

@@ -415,6 +415,12 @@ impl FactorDetectors {
         detector.is_some_and(|detector| detector.became_usual().iter().any(|usual| usual.id == trouble))
     }
 
+    /// Whether the trouble of that number ended, on `server`, since nobody could observe it any more.
+    pub fn ended_unseen(&self, server: &str, trouble: u64) -> bool {
+        let detector = self.servers.get(server).and_then(|server| server.detector.as_ref());
+        detector.is_some_and(|detector| detector.ended_unseen(trouble))
+    }
+
     /// The imbalance of a server that was there before anything could be compared, with the DP indexes of its
     /// ranks; `None` while nobody can say whether there is one.
     pub fn standing(&self, server: &str) -> Option<Option<(factor::Uneven, &[u16])>> {

@@ -146,9 +146,11 @@ impl Core {
     fn end_of(&self, id: &str, at: Time) -> Option<EndReason> {
         let active = self.incidents.get(id)?;
         let became_usual = |trouble: u64| self.engine.became_usual(&active.incident.target, trouble);
+        let ended_unseen = |trouble: u64| self.engine.ended_unseen(&active.incident.target, trouble);
         match active.incident.trouble.is_some_and(became_usual) {
             true => Some(EndReason::BecameUsual),
-            false => active.is_away_for_good(at).then_some(EndReason::NotCompared),
+            false => (active.is_away_for_good(at) || active.incident.trouble.is_some_and(ended_unseen))
+                .then_some(EndReason::NotCompared),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     BecameUsual, CALM_FOR, Candidate, ClosedTrouble, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, MOST_USUAL,
-    OpenTrouble, REBLAME_FACTOR, REBLAME_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
+    OpenTrouble, REBLAME_FACTOR, REBLAME_WITHIN, RESUMES_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
@@ -83,7 +83,7 @@ impl Detector {
         if let Some(change) = self.update_blame(&mut open, channel, &its, moment) {
             changes.push(change);
         }
-        if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
+        if self.has_ended(&mut open, channel, moment) {
             changes.push(self.close(open, channel, moment));
             self.open = self.behind.pop();
         } else {
@@ -103,13 +103,20 @@ impl Detector {
     fn follow_behind(&mut self, channel: &mut Channel, moment: StepContext) -> Vec<TroubleChange> {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
-            if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment) {
+            if self.has_ended(&mut open, channel, moment) {
                 changes.push(self.close(open, channel, moment));
             } else {
                 self.behind.push(open);
             }
         }
         changes
+    }
+
+    /// Whether a trouble is over, usual by now, or was not observed for long.
+    fn has_ended(&self, open: &mut OpenTrouble, channel: &Channel, moment: StepContext) -> bool {
+        self.is_over(open, channel, moment)
+            || self.is_standing(open, channel, moment)
+            || is_unobserved(open, moment.now)
     }
 
     /// Whether a trouble is so old that it is what is usual now. That a rank with work stands still never is.
@@ -121,6 +128,7 @@ impl Detector {
         // again at once.
         let is_learned = self.open.is_none() && self.behind.is_empty();
         is_seen
+            && open.unjudged.is_none()
             && (open.trouble.factor != Factor::Share || is_learned)
             && open.trouble.factor != Factor::Stuck
             && now - open.trouble.fired > if open.is_young { STANDING_YOUNG } else { STANDING }
@@ -129,6 +137,11 @@ impl Detector {
     /// A trouble is over, or what is usual now.
     fn close(&mut self, open: OpenTrouble, channel: &mut Channel, moment: StepContext) -> TroubleChange {
         let StepContext { newest, now, .. } = moment;
+        if is_unobserved(&open, now) {
+            self.since = newest + 1;
+            self.note_unseen(open.trouble.id);
+            return TroubleChange::Cleared(open.trouble);
+        }
         let OpenTrouble { trouble, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
@@ -273,6 +286,11 @@ impl OpenTrouble {
         self.test = test;
         TroubleChange::Reblamed(self.trouble.clone())
     }
+}
+
+/// Whether no source could judge a trouble for so long that nobody knows whether it goes on.
+fn is_unobserved(open: &OpenTrouble, now: f64) -> bool {
+    open.unjudged.is_some_and(|since| now - since > RESUMES_WITHIN)
 }
 
 /// Whether requests went to other ranks than usual while a trouble went on: they were sent there, or a router took them

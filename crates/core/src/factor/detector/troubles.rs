@@ -59,6 +59,9 @@ pub struct OpenTrouble {
     /// Whether it was found before anything usual was known.
     #[serde(default)]
     pub(super) is_young: bool,
+    /// Since when the source in use knows too little to judge it.
+    #[serde(skip)]
+    pub(super) unjudged: Option<f64>,
 }
 
 /// A trouble that has ended.
@@ -76,7 +79,8 @@ pub struct ClosedTrouble {
 
 impl OpenTrouble {
     pub(super) fn new(trouble: Trouble, test: Option<usize>, is_young: bool) -> Self {
-        Self { trouble, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false, is_young }
+        let peaks = [0.0; TESTS.len()];
+        Self { trouble, test, calm: 0, peaks, votes: 0, is_unseen: false, is_young, unjudged: None }
     }
 
     /// Whether `test` looks at what departed first.
@@ -108,6 +112,11 @@ impl OpenTrouble {
         WINDOWS.into_iter().find(|window| is_of_stay && *window as f64 >= needed)
     }
 
+    /// Whether `channel` knows what is usual: it may have been found by another source, which is silent now.
+    fn can_be_judged(&self, channel: &Channel) -> bool {
+        !channel.is_young() || self.is_young
+    }
+
     /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
     /// is over.
     fn count_calm(
@@ -127,10 +136,6 @@ impl OpenTrouble {
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
-            return false;
-        }
-        if channel.is_young() && !self.is_young && self.trouble.factor != Factor::Stuck {
-            // It was found by another source, and this one does not know what is usual.
             return false;
         }
         let seen = channel.examine(moment.newest, from, moment.pending);
@@ -239,6 +244,15 @@ impl Detector {
         let bears = load_side(open.trouble.factor, open.trouble.side);
         let is_borne = || ranks.iter().any(|r| self.shows(*r, bears, super::HEAVY_LOAD));
         let patience = if channel.is_inferred() && is_borne() { CALM_WHILE_BORNE } else { CALM_FOR };
+        // Of a source that tells of nobody, though somebody has work, nothing is seen.
+        let pause = super::pause_of(channel);
+        let is_silent = channel.heard.is_none_or(|heard| heard < moment.now - pause);
+        let is_blind = is_silent && !self.stuck.is_idle(moment.now - pause);
+        if open.trouble.factor != Factor::Stuck && (is_blind || !open.can_be_judged(channel)) {
+            open.unjudged.get_or_insert(moment.now);
+            return false;
+        }
+        open.unjudged = None;
         open.count_calm(channel, is_stuck, has_backlog, patience, moment)
     }
 

@@ -60,3 +60,34 @@ fn shares_become_usual_only_where_no_other_trouble_keeps_them_from_being_learned
     assert!(changes.iter().filter(of_share).any(|c| matches!(c, TroubleChange::Standing(_))), "{changes:#?}");
     assert!(changes.iter().any(|c| c.trouble().factor == Factor::Speed), "{changes:#?}");
 }
+
+#[test]
+fn a_trouble_that_no_source_can_judge_any_more_is_neither_over_nor_usual_and_ends_unseen_after_a_while() {
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 200, 1);
+    let fired = play(&mut detector, 200, 15, 4);
+    assert!(matches!(&fired[..], [TroubleChange::Fired(_)]), "{fired:?}");
+    // The log is read no more; of the page that is left nobody knows yet what is usual.
+    let before = poll_busy(&mut detector, 215..800);
+    assert!(before.is_empty() && detector.is_open(1), "{before:?}");
+    let after = poll_busy(&mut detector, 800..1300);
+    let cleared = |c: &TroubleChange| matches!(c, TroubleChange::Cleared(i) if i.id == 1);
+    assert!(after.first().is_some_and(cleared), "{after:?}");
+    assert!(detector.ended_unseen(1) && detector.became_usual().is_empty() && !detector.is_open(1));
+}
+
+/// Gauges of four ranks, read once a second, of which DP2 holds twice as many requests as its peers.
+fn poll_busy(detector: &mut Detector, seconds: std::ops::Range<i32>) -> Vec<TroubleChange> {
+    let mut changes = Vec::new();
+    for at in seconds.map(f64::from) {
+        for rank in 0..4 {
+            let running = Some(if rank == 2 { 60.0 } else { 30.0 } + (at as i32 * 5 + rank as i32 * 3) as f64 % 7.0);
+            let stamp = Some(at + 0.38);
+            let gauges =
+                Gauges { running, waiting: Some(0.0), throughput: Some(2000.0), stamp, ..Gauges::default() };
+            detector.observe(&RankReading { at: at + 0.4, rank, what: Reading::Gauges(gauges) });
+        }
+        changes.extend(detector.step(at + 1.05));
+    }
+    changes
+}
