@@ -28,6 +28,9 @@ pub const SHORT_LEN: usize = 14;
 /// A live line whose whole-second stamp is this close to its arrival arrived when it was written;
 /// the arrival is then the better clock.
 const PROMPT: Duration = Duration::from_secs(3);
+/// A log that is behind is no more once its steady lag is this much less: one of about three seconds would be told, and
+/// taken back, again and again.
+const NO_MORE_BEHIND: Duration = Duration::from_secs(2);
 /// Whose stamps are as late as this for so long is behind: its clock is, or its log comes late.
 const STEADY: Duration = Duration::from_secs(30);
 /// Clocks of one machine and a slow tail differ by less than this.
@@ -41,6 +44,8 @@ pub struct Clock {
     last_len: usize,
     last_nanos: i64,
     offset_s: Option<i64>,
+    /// Whether its lines are steadily late by more than can be that they are held up.
+    is_behind: bool,
     lag: Lag,
 }
 
@@ -74,7 +79,15 @@ impl Lag {
 impl Clock {
     /// A clock for stamps of `zone`.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, last: [0; CIVIL_LEN], last_len: 0, last_nanos: 0, offset_s: None, lag: Lag::default() }
+        Self {
+            zone,
+            last: [0; CIVIL_LEN],
+            last_len: 0,
+            last_nanos: 0,
+            offset_s: None,
+            is_behind: false,
+            lag: Lag::default(),
+        }
     }
 
     /// The instant that a stamp means; `None` when it is no time of any day. `near` gives the year
@@ -113,9 +126,11 @@ impl Clock {
         }
         // What all lines of the last half minute are late by is no time that they waited: only the rest is.
         let steady = self.lag.steady_s(arrival, off);
-        let is_behind = steady > PROMPT.as_secs_f64();
-        self.offset_s = is_behind.then_some(steady.round() as i64);
-        let lag = if is_behind { steady } else { 0.0 };
+        let bound = if self.is_behind { NO_MORE_BEHIND } else { PROMPT };
+        self.is_behind = steady > bound.as_secs_f64();
+        self.offset_s = self.is_behind.then_some(steady.round() as i64);
+        // Whole seconds are dated by their arrival also where they are steadily late by less than is told.
+        let lag = if self.is_behind || stamp.millis.is_none() { steady.max(0.0) } else { 0.0 };
         let prompt = off - lag > -1.0 && off - lag <= PROMPT.as_secs_f64();
         let written = stamped + Duration::from_secs_f64(lag);
         if prompt && stamp.millis.is_none() { arrival } else { written.min(arrival) }
@@ -276,6 +291,35 @@ mod tests {
         assert!((late(61, 18.3) - 8.0).abs() < 0.2, "held up by eight seconds");
         let told = utc.disagreement().expect("it is told");
         assert!(told.starts_with("its lines are stamped 10 s before they arrive: is the clock"), "{told}");
+    }
+
+    #[test]
+    fn a_log_that_is_steadily_about_three_seconds_late_is_told_once_and_its_times_do_not_jump() {
+        let mut utc = Clock::new(TimeZone::UTC);
+        let (mut told, mut was_told, mut turns, mut last) = (0, false, 0, Time::from_epoch_s(0.0));
+        for s in 0..1200_usize {
+            let civil = format!("2026-11-24 {:02}:{:02}:{:02}", 4 + s / 3600, s / 60 % 60, s % 60);
+            // A lag that rises and falls by a third of a second in five minutes, and a reader that comes round
+            // when it comes round.
+            let late = 3.0 + 0.35 * (s as f64 / 48.0).sin() + (s * 7 % 10) as f64 * 0.06;
+            let arrival = Time::from_epoch_s(1_795_492_800.0 + s as f64 + late);
+            let written = utc.written_at(Some(stamp(&civil)), arrival, false);
+            if s >= 100 {
+                turns += u32::from(utc.disagrees() != was_told);
+                let step = written.signed_s_since(last);
+                assert!((-0.1..2.0).contains(&step), "{s}: {step}");
+            }
+            told += u32::from(utc.disagrees() && !was_told);
+            (was_told, last) = (utc.disagrees(), written);
+        }
+        assert_eq!((told, turns <= 1), (1, true), "{turns}");
+        // Once it comes at once again, that is over.
+        for s in 1200..1300_usize {
+            let civil = format!("2026-11-24 {:02}:{:02}:{:02}", 4 + s / 3600, s / 60 % 60, s % 60);
+            let arrival = Time::from_epoch_s(1_795_492_800.0 + s as f64 + 1.2);
+            assert_eq!(utc.written_at(Some(stamp(&civil)), arrival, false), arrival);
+        }
+        assert_eq!(utc.disagreement(), None);
     }
 
     #[test]
