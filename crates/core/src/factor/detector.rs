@@ -315,20 +315,19 @@ impl Detector {
         }
     }
 
-    /// This detector, in whose server `incidents` troubles were found before: their numbers are not used again.
+    /// This detector in the place of the one `before`, of other ranks of the same server: the numbers of its troubles are
+    /// not used again, and of those that go on nobody will see the end.
     #[must_use]
-    pub fn after(self, incidents: u64) -> Self {
-        Self { incidents, ..self }
+    pub fn after(mut self, before: &Self) -> Self {
+        self.incidents = before.incidents;
+        self.unseen_ends.clone_from(&before.unseen_ends);
+        before.behind.iter().chain(&before.open).for_each(|open| self.note_unseen(open.trouble.id));
+        self
     }
 
     /// The imbalance that was there before anything could be compared, if one is; `None` while nobody can say.
     pub fn standing(&self) -> Option<Option<Uneven>> {
         self.standing.is_known().then(|| self.standing.uneven())
-    }
-
-    /// How many troubles were found so far.
-    pub fn incidents(&self) -> u64 {
-        self.incidents
     }
 
     /// The trouble under way.

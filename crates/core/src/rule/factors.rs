@@ -638,8 +638,11 @@ fn begins_anew(before: &Counters, now: &Counters) -> bool {
 
 /// A detector that knows nothing of its ranks, in the place of the one `before`.
 fn new_detector(settings: Settings, before: Option<Box<Detector>>) -> Option<Box<Detector>> {
-    let incidents = before.map_or(0, |before| before.incidents());
-    (settings.ranks >= 2).then(|| Box::new(detector_of(settings, None).after(incidents)))
+    let new = (settings.ranks >= 2).then(|| detector_of(settings, None))?;
+    Some(match before {
+        Some(before) => Box::new(new.after(&before)),
+        None => new,
+    })
 }
 
 /// A detector, with what was known before. Out of the way of every line, which would pay for the room that it

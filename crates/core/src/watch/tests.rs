@@ -12,7 +12,7 @@ use crate::capture::governor::ClockJump;
 use crate::capture::{CaptureSpec, HttpWindow, Limits};
 use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
-use crate::incident::{CaptureOutcome, Death, IncidentState, VerdictNote};
+use crate::incident::{CaptureOutcome, Death, EndReason, IncidentState, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
@@ -241,6 +241,30 @@ fn a_trouble_of_another_rank_is_an_incident_of_its_own_while_the_first_goes_on()
     let ends: Vec<(f64, &str)> = told.of(Update::Resolved).iter().map(|m| (m.0, &*m.2.id)).collect();
     assert_eq!(ends.iter().map(|e| e.1).collect::<Vec<_>>(), [&*fired[1].2.id, &*fired[0].2.id]);
     assert!((270.0..292.0).contains(&ends[0].0) && (300.0..325.0).contains(&ends[1].0), "{ends:?}");
+}
+
+#[test]
+fn a_trouble_that_a_new_rank_makes_incomparable_is_not_told_to_be_over() {
+    let slow = |s, rank| match rank == 1 && s >= 200 {
+        true => Second { report_s: 4.0, ..USUAL },
+        false => USUAL,
+    };
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 230), &slow);
+    for (s, mut lines) in (0..300_u32).zip(log(300, &slow)).skip(230) {
+        let (at, minute, second) = (START + f64::from(s) + 0.999, s / 60, s % 60);
+        let line = format!("{at:.4}\t[2026-11-24 00:{minute:02}:{second:02} DP4] Decode batch, #running-req: 20, #token: 20000, gen throughput (token/s): 800.0, #queue-req: 0\n");
+        lines.extend(line.into_bytes());
+        let mut effects = Vec::new();
+        let (target, source) = (TargetId(0), SourceId(0));
+        let now = Time::from_epoch_s(START + f64::from(s + 1));
+        let lines = Observation::Lines { target, source, lines, arrival: Arrival::Recorded };
+        watch.observe(&lines, now, &mut effects);
+        told.take(f64::from(s + 1), effects);
+    }
+    assert_eq!(told.blamed(), [("dp_rank=1".to_owned(), Side::Low)]);
+    let ends: Vec<_> = told.of(Update::Resolved).iter().map(|m| (m.0, m.2.end)).collect();
+    assert!(matches!(ends[..], [(at, Some(EndReason::NotCompared))] if at >= 230.0), "{ends:?}");
 }
 
 /// All ranks that an incident names.
