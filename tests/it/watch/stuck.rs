@@ -103,7 +103,10 @@ fn a_scheduler_that_is_killed_is_told_by_its_own_clock_with_work_or_without_and_
         assert!((moved - at(150.0).epoch_s()).abs() < 2.0, "{moved}");
         assert!(ended.resolved_at.is_some_and(|end| end.epoch_s() - moved > 4.0), "{ended:?}");
         let told = Message::of(ended, Update::Resolved, at(180.0), &Origin::default()).facts.how_much;
-        assert!(told.contains(" s when that was found, 90") || told.contains(" s when that was found, 1.5"), "{told}");
+        assert!(
+            told.contains(" s when that was found, 90") || told.contains(" s when that was found, 1.5"),
+            "{told}"
+        );
     }
 }
 

@@ -253,7 +253,9 @@ fn a_trouble_that_a_new_rank_makes_incomparable_is_not_told_to_be_over() {
     play(&mut watch, &mut told, (0, 230), &slow);
     for (s, mut lines) in (0..300_u32).zip(log(300, &slow)).skip(230) {
         let (at, minute, second) = (START + f64::from(s) + 0.999, s / 60, s % 60);
-        let line = format!("{at:.4}\t[2026-11-24 00:{minute:02}:{second:02} DP4] Decode batch, #running-req: 20, #token: 20000, gen throughput (token/s): 800.0, #queue-req: 0\n");
+        let line = format!(
+            "{at:.4}\t[2026-11-24 00:{minute:02}:{second:02} DP4] Decode batch, #running-req: 20, #token: 20000, gen throughput (token/s): 800.0, #queue-req: 0\n"
+        );
         lines.extend(line.into_bytes());
         let mut effects = Vec::new();
         let (target, source) = (TargetId(0), SourceId(0));

@@ -2,7 +2,8 @@
 
 use super::{
     BecameUsual, CALM_FOR, Candidate, ClosedTrouble, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, MOST_USUAL,
-    OpenTrouble, REBLAME_FACTOR, REBLAME_WITHIN, RESUMES_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR, StepContext,
+    OpenTrouble, REBLAME_FACTOR, REBLAME_WITHIN, RESUMES_WITHIN, STANDING, STANDING_YOUNG, STANDS_FOR,
+    StepContext,
 };
 use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};

@@ -101,7 +101,11 @@ fn a_member_that_joins_does_not_end_what_departs_on_another() {
         engine.tick(&mut store, now, &mut changes);
         states.extend(changes.into_iter().map(|change| (second, change.state)));
     }
-    let fired = states.iter().find(|(_, state)| *state == RuleState::Firing).unwrap_or_else(|| panic!("{states:?}")).0;
+    let fired = states
+        .iter()
+        .find(|(_, state)| *state == RuleState::Firing)
+        .unwrap_or_else(|| panic!("{states:?}"))
+        .0;
     assert!((200..240).contains(&fired), "{states:?}");
     // As long as too little is seen of the five nobody knows; what was found is no longer the same after ten minutes.
     let ended = states.iter().find(|(at, state)| *at > fired && *state == RuleState::Idle).map(|(at, _)| *at);

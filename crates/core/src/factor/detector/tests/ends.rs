@@ -81,7 +81,8 @@ fn poll_busy(detector: &mut Detector, seconds: std::ops::Range<i32>) -> Vec<Trou
     let mut changes = Vec::new();
     for at in seconds.map(f64::from) {
         for rank in 0..4 {
-            let running = Some(if rank == 2 { 60.0 } else { 30.0 } + (at as i32 * 5 + rank as i32 * 3) as f64 % 7.0);
+            let running =
+                Some(if rank == 2 { 60.0 } else { 30.0 } + (at as i32 * 5 + rank as i32 * 3) as f64 % 7.0);
             let stamp = Some(at + 0.38);
             let gauges =
                 Gauges { running, waiting: Some(0.0), throughput: Some(2000.0), stamp, ..Gauges::default() };
