@@ -1,7 +1,9 @@
 //! Lines of the log on their way to standard error, written by a thread of their own: a pipe that nobody reads must not
 //! keep a window from being stopped.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +15,9 @@ const WAITING: usize = 4096;
 /// How long the last lines are waited for when the program ends or panics.
 const LAST_LINES: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The thread that writes.
+const THREAD: &str = "log";
 
 static TO_STDERR: OnceLock<LogQueue> = OnceLock::new();
 
@@ -39,7 +44,7 @@ impl LogQueue {
         let (tx, entries) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = dropped.clone();
-        thread::Builder::new().name("log".into()).spawn(move || write_all(out, &entries, &counted, told))?;
+        thread::Builder::new().name(THREAD.into()).spawn(move || write_all(out, &entries, &counted, told))?;
         Ok(Self { tx, dropped })
     }
 
@@ -111,11 +116,36 @@ pub fn to_stderr() -> io::Result<LogQueue> {
     })?;
     let queue = TO_STDERR.get_or_init(|| started).clone();
     let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        flush();
-        before(panic);
+    std::panic::set_hook(Box::new(move |panic| match TO_STDERR.get() {
+        // The thread that writes the queue can hand itself nothing.
+        Some(queue) if thread::current().name() != Some(THREAD) => {
+            // Behind the lines before it, and held up by a full pipe no longer than they are.
+            drop(queue.clone().write_all(message_of(panic).as_bytes()));
+            queue.flush(LAST_LINES);
+        }
+        _ => before(panic),
     }));
     Ok(queue)
+}
+
+/// What a panic says, as the standard library does.
+fn message_of(panic: &PanicHookInfo<'_>) -> String {
+    let current = thread::current();
+    let mut message = format!("\nthread '{}' {panic}\n", current.name().unwrap_or("<unnamed>"));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        message += &format!("stack backtrace:\n{trace}");
+    }
+    message
+}
+
+/// Prints a line on standard error: behind those of the log where this process has one, since a pipe that nobody reads
+/// must hold up nobody.
+pub fn print(line: &str) {
+    match TO_STDERR.get() {
+        Some(queue) => drop(queue.clone().write_all(format!("{line}\n").as_bytes())),
+        None => anstream::eprintln!("{line}"),
+    }
 }
 
 /// Waits a moment for the last lines when it is dropped.
@@ -169,5 +199,45 @@ mod tests {
         drop(queue);
         let written = written.join().expect("no panic").expect("read");
         assert_eq!(written as u64 + dropped, 2 * WAITING as u64);
+    }
+
+    /// What the test below starts.
+    #[test]
+    #[ignore = "it panics on purpose"]
+    fn a_panic_of_a_program_with_a_queue() {
+        to_stderr().expect("a thread");
+        let panicked = thread::spawn(|| panic!("on purpose")).join();
+        std::process::exit(if panicked.is_err() { 7 } else { 8 });
+    }
+
+    #[test]
+    fn a_panic_is_told_and_held_up_by_no_pipe_that_nobody_reads() {
+        let (mut reader, mut writer) = io::pipe().expect("a pipe");
+        let start = |to: io::PipeWriter| {
+            let mut command = std::process::Command::new(std::env::current_exe().expect("this test"));
+            let name = "act::log_queue::tests::a_panic_of_a_program_with_a_queue";
+            command.args([name, "--exact", "--ignored", "--nocapture"]).env("RUST_BACKTRACE", "0");
+            command.stdout(std::process::Stdio::null()).stderr(to).spawn().expect("it starts")
+        };
+        let told = start(writer.try_clone().expect("another")).wait().expect("it ends");
+        let mut text = [0; 4096];
+        let read = reader.read(&mut text).expect("read");
+        let text = String::from_utf8_lossy(&text[..read]);
+        assert!(told.code() == Some(7) && text.contains("panicked at src/act/log_queue.rs"), "{text}");
+        assert!(text.contains("on purpose"), "{text}");
+        // 64 KiB fill it.
+        let flags = rustix::fs::fcntl_getfl(&writer).expect("its flags");
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).expect("set");
+        while writer.write(&[b'x'; 512]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, flags).expect("set");
+        let mut child = start(writer.try_clone().expect("another"));
+        let until = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().expect("asked").is_none() {
+            if Instant::now() > until {
+                child.kill().expect("killed");
+                panic!("it waits for somebody to read why it panicked");
+            }
+            thread::sleep(ASK_AGAIN);
+        }
     }
 }

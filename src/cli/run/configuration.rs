@@ -9,6 +9,7 @@ use anyhow::bail;
 use tokio::time::MissedTickBehavior;
 
 use super::{CHECK_FILES_EVERY, NODE_NEEDS_STORE, Role, RunArgs};
+use crate::act::log_queue;
 use crate::cli::config_path::{self, Unused};
 use crate::cli::wrong;
 use crate::config::diagnostic::Diagnostic;
@@ -192,7 +193,7 @@ fn checked(name: &str, text: &str, beside: &Path, seen: &ReadLog) -> anyhow::Res
     let diagnostics = loaded.diagnostics.into_iter().map(|d| d.without_lines_of(RULES_FLAG));
     let diagnostics: Vec<Diagnostic> = diagnostics.collect();
     for diagnostic in &diagnostics {
-        anstream::eprintln!("{diagnostic}");
+        log_queue::print(&diagnostic.to_string());
     }
     let errors = diagnostics.iter().filter(|d| d.is_error());
     seen.errors.borrow_mut().extend(errors.map(Diagnostic::line_of));

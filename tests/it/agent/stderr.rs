@@ -59,3 +59,39 @@ listen: 127.0.0.1:{port}
     stage::until(dir.path(), "the stop", || posts("/stop_profile") > 0, sent).await;
     assert_eq!(posts("/start_profile"), 1);
 }
+
+#[test]
+fn a_configuration_that_is_read_again_is_answered_for_though_nobody_reads_what_is_wrong_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let yaml = format!(
+        "targets: [{{ name: server, logs: ['{at}/server.log'] }}]
+rules: [{{ name: skew, signal: load, trigger: {{ max_over_mean: 5, for: 60s }} }}]
+state_dir: '{at}/state'
+incident_dir: '{at}/incidents'
+listen: 127.0.0.1:{port}
+"
+    );
+    let file = dir.path().join("skewtrap.yaml");
+    fs::write(dir.path().join("server.log"), "").unwrap();
+    fs::write(&file, &yaml).unwrap();
+    let (_reader, writer) = full_pipe();
+    let mut command = skewtrap(dir.path());
+    let agent = command.args(["run", "--config", "skewtrap.yaml"]).stdout(Stdio::null()).stderr(writer);
+    let _agent = stage::Running(agent.spawn().unwrap());
+    let asked = |command: &str| {
+        let url = format!("http://127.0.0.1:{port}");
+        let output =
+            skewtrap(dir.path()).args([command, "--agent", &url, "--state-dir", "state"]).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let is_up = (0..600).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        asked("status").contains("of 1 rule")
+    });
+    assert!(is_up, "{}", asked("status"));
+    fs::write(&file, yaml.replace("max_over_mean", "max_over_meen")).unwrap();
+    let told = asked("reload");
+    assert!(told.contains("max_over_meen"), "{told}");
+}
