@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -115,7 +117,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(&config, &Flags::default()).map_err(|e| wrong(&format!("{e:#}")))?;
     let rules: Vec<Rule> = config.rules.iter().map(|c| c.rule.clone()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut checks = runtime.block_on(all(args, &plan, &rules, file))?;
+    let checks = runtime.block_on(all(args, &plan, &rules, file));
+    // A disk that hangs keeps a thread, which is not waited for.
+    runtime.shutdown_background();
+    let mut checks = checks?;
     // What an agent has used up already it alone knows. One that does not answer is not this command's matter.
     if let Some(Ok(status)) =
         AgentArgs::running(&plan.state_dir).map(|agent| agent.get_of_all::<Status>("status"))
@@ -144,7 +149,8 @@ async fn all(
     if args.forget_future {
         State::open(&plan.state_dir)?.forget_future(clock.now())?;
     }
-    let cancel = ends(args.take_window)?;
+    let signals = Signals::listen(args.take_window)?;
+    let cancel = &signals.cancel;
     for target in &plan.targets {
         let Some(server) = &target.server else {
             checks.add(target, true, "server", "only its logs are read; nothing is captured on it".into());
@@ -171,18 +177,20 @@ async fn all(
             checks.nsys(target, server.port().unwrap_or(0)).await;
         }
         if args.take_window {
-            let handle = TargetHandle {
-                server: server.clone(),
-                target: target.name.to_string(),
-                instance: examined.facts.server.as_ref().map(|s| s.instance.clone()),
-                sizes: examined.facts.server.as_ref().map(|s| s.sizes).unwrap_or_default(),
-                paths: target.paths.clone(),
-                default_dir: None,
-                sees_log: target.sees_log,
-                logs: target.logs.clone(),
-                nsys: Nsys::new("nsys"),
-            };
-            checks.window(target, handle, &examined.facts, plan, (clock, log), cancel.clone()).await?;
+            let handle = handle_of(server, target, &examined.facts);
+            signals.has_window.store(true, Ordering::SeqCst);
+            let taken =
+                checks.window(target, handle, &examined.facts, plan, (clock, log), cancel.clone()).await;
+            signals.has_window.store(false, Ordering::SeqCst);
+            taken?;
+        }
+    }
+    #[cfg(feature = "fleet")]
+    if let Some(store) = plan.store.as_ref().filter(|_| !cancel.is_cancelled()) {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = checks.store(store) => {}
         }
     }
     if let Some(last) = plan.targets.last().filter(|_| cancel.is_cancelled()) {
@@ -193,26 +201,66 @@ async fn all(
             "a signal ended this: what is not told above was not looked at".into(),
         );
     }
-    #[cfg(feature = "fleet")]
-    if let Some(store) = &plan.store {
-        checks.store(store).await;
-    }
     Ok(checks.all)
 }
 
-/// Cancelled by whatever would end this program, where it opens windows: none stays open, and no other is
-/// opened. Where it opens none, a signal just ends it.
-fn ends(takes_windows: bool) -> std::io::Result<CancellationToken> {
-    let cancel = CancellationToken::new();
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    for kind in kinds.into_iter().filter(|_| takes_windows) {
-        let (mut signals, stop) = (signal(kind)?, cancel.clone());
-        tokio::spawn(async move {
-            signals.recv().await;
-            stop.cancel();
-        });
+fn handle_of(server: &Server, target: &TargetPlan, facts: &Facts) -> TargetHandle {
+    TargetHandle {
+        server: server.clone(),
+        target: target.name.to_string(),
+        instance: facts.server.as_ref().map(|s| s.instance.clone()),
+        sizes: facts.server.as_ref().map(|s| s.sizes).unwrap_or_default(),
+        paths: target.paths.clone(),
+        default_dir: None,
+        sees_log: target.sees_log,
+        logs: target.logs.clone(),
+        nsys: Nsys::new("nsys"),
     }
-    Ok(cancel)
+}
+
+/// What would end this program, where it opens windows: none stays open, and no other is opened.
+struct Signals {
+    /// Cancelled by the first one.
+    cancel: CancellationToken,
+    /// A window is open, or being closed: then a second one ends nothing either.
+    has_window: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Where no windows are opened a signal just ends the program. Otherwise the second one does so whatever this hangs
+    /// at, which is why it is waited for on a thread of its own.
+    fn listen(takes_windows: bool) -> std::io::Result<Self> {
+        let (cancel, has_window) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let signals = Self { cancel: cancel.clone(), has_window: has_window.clone() };
+        if !takes_windows {
+            return Ok(signals);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let [mut interrupt, mut terminate, mut hangup] = {
+            let _of = runtime.enter();
+            [
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::hangup())?,
+            ]
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                        _ = hangup.recv() => {}
+                    }
+                    if cancel.is_cancelled() && !has_window.load(Ordering::SeqCst) {
+                        std::process::exit(1);
+                    }
+                    cancel.cancel();
+                }
+            });
+        })?;
+        Ok(signals)
+    }
 }
 
 /// Why the rules of a running agent open no window at the moment, though the server would take one.

@@ -209,3 +209,28 @@ async fn whatever_ends_doctor_in_a_window_closes_that_and_no_other_is_opened() {
         assert!(said.contains("a signal ended this"), "{signal}: {said}");
     }
 }
+
+#[cfg(feature = "fleet")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_a_doctor_whose_store_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let store = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", store.local_addr().unwrap());
+    let (url, log) = (&stage.double.url, stage.double.log_path.display());
+    let text = format!(
+        "targets: [{{ name: server, url: '{url}', logs: ['{log}'] }}]\nstore: 's3://bucket'\npool: p\n"
+    );
+    std::fs::write(dir.path().join("skewtrap.yaml"), text).unwrap();
+    let mut command = tokio::process::Command::from(skewtrap(dir.path()));
+    command.args(["doctor", "--config", "skewtrap.yaml", "--state-dir", "state", "--take-window"]);
+    command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_ALLOW_HTTP", "true");
+    command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").env("AWS_REGION", "r");
+    let mut doctor = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let _asked =
+        tokio::time::timeout(Duration::from_secs(60), store.accept()).await.expect("it asks").unwrap();
+    let id = rustix::process::Pid::from_raw(doctor.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), doctor.wait()).await;
+    assert_eq!(ended.expect("it ends").unwrap().code(), Some(1));
+}
