@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -36,6 +37,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const LOOK_BACK: Duration = Duration::from_secs(24 * 3600);
 /// The longest pause while the store is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A window's round that takes this long is told: large traces are read to their ends within it.
+const LONG_ROUND: Duration = Duration::from_secs(120);
 
 /// What a node agent is told.
 #[derive(Clone, Debug)]
@@ -65,6 +68,7 @@ pub async fn run(plan: NodePlan, cancel: CancellationToken) -> anyhow::Result<()
         plan,
         to,
         open: BTreeMap::new(),
+        rounds: JoinSet::new(),
         known: BTreeSet::new(),
         troubles: BTreeMap::new(),
         said_at: None,
@@ -95,7 +99,9 @@ pub async fn run(plan: NodePlan, cancel: CancellationToken) -> anyhow::Result<()
 struct Node {
     plan: NodePlan,
     to: Destination,
-    open: BTreeMap<String, Collection>,
+    open: BTreeMap<String, OpenWindow>,
+    /// What goes on for windows, one round for each.
+    rounds: JoinSet<Round>,
     /// Manifests that were read, or never can be.
     known: BTreeSet<String>,
     /// What was told of windows that fail and are tried again, by their marks.
@@ -106,10 +112,21 @@ struct Node {
     clock: Option<StoreClock>,
 }
 
+/// A window of which files are waited for.
+struct OpenWindow {
+    until: Instant,
+    /// When its last round began.
+    begun: Instant,
+    /// `None` while a round goes on.
+    collection: Option<Collection>,
+}
+
+/// A round of a window, and how it went.
+type Round = (Collection, anyhow::Result<()>);
+
 /// The files of one window on this host.
 struct Collection {
     manifest: WindowManifest,
-    until: Instant,
     seen: BTreeMap<PathBuf, FoundFile>,
     read: BTreeMap<PathBuf, NodeFile>,
     /// Summaries that the store has not taken yet, likewise: reading a trace again would take minutes of a CPU.
@@ -126,20 +143,55 @@ impl Node {
     async fn round(&mut self) -> anyhow::Result<()> {
         self.announce_presence().await?;
         let mut went = self.look_for_windows().await?;
-        for (mark, collection) in &mut self.open {
-            let scratch = self.plan.scratch.join(mark);
-            went.push((mark.clone(), collection.round(&self.to, &self.plan.paths, &scratch).await));
-        }
+        went.extend(self.collect().await);
         self.tell(went);
         let now = Instant::now();
-        self.open.retain(|mark, collection| {
-            let is_open = collection.until > now;
+        self.open.retain(|mark, window| {
+            let is_open = window.until > now;
             if !is_open {
-                info!(window = %mark, files = collection.read.len(), "no file of this window is waited for any more");
+                let files = window.collection.as_ref().map(|collection| collection.read.len());
+                info!(window = %mark, files, "no file of this window is waited for any more");
             }
             is_open
         });
         Ok(())
+    }
+
+    /// A round for each window, all at the same time: the disk of one may hang, or its traces be large. What is not
+    /// over soon goes on beside the next rounds of the others.
+    async fn collect(&mut self) -> Vec<(String, anyhow::Result<()>)> {
+        for (mark, window) in &mut self.open {
+            let Some(mut collection) = window.collection.take() else { continue };
+            window.begun = Instant::now();
+            let (to, paths) = (self.to.clone(), self.plan.paths.clone());
+            let scratch = self.plan.scratch.join(mark);
+            self.rounds.spawn(async move {
+                let went = collection.round(&to, &paths, &scratch).await;
+                (collection, went)
+            });
+        }
+        let (until, mut went) = (Instant::now() + EVERY, Vec::new());
+        while let Ok(Some(ended)) = tokio::time::timeout_at(until, self.rounds.join_next()).await {
+            let (collection, how) = match ended {
+                Ok(ended) => ended,
+                Err(failed) => match failed.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => continue,
+                },
+            };
+            let mark = collection.manifest.mark.clone();
+            if let Some(window) = self.open.get_mut(&mark) {
+                window.collection = Some(collection);
+            }
+            went.push((mark, how));
+        }
+        let hung = self.open.iter().filter(|(_, window)| window.collection.is_none());
+        let hung = hung.filter(|(_, window)| window.begun.elapsed() >= LONG_ROUND);
+        went.extend(hung.map(|(mark, _)| {
+            let (why, s) = ("its folder on this host, or the store, has not answered", LONG_ROUND.as_secs());
+            (mark.clone(), Err(anyhow::anyhow!("{why} for {s} s, or its traces are very large")))
+        }));
+        went
     }
 
     async fn announce_presence(&mut self) -> anyhow::Result<()> {
@@ -213,8 +265,9 @@ impl Node {
         info!(window = %manifest.mark, "a window on {} is open, by the agent on {}", manifest.target, manifest.host);
         let until = Instant::now() + Duration::from_secs_f64(left.min(3600.0));
         let (seen, read, made) = Default::default();
-        let collection = Collection { until, seen, read, made, reported: None, manifest };
-        self.open.insert(collection.manifest.mark.clone(), collection);
+        let mark = manifest.mark.clone();
+        let collection = Collection { seen, read, made, reported: None, manifest };
+        self.open.insert(mark, OpenWindow { until, begun: Instant::now(), collection: Some(collection) });
         Ok(())
     }
 }

@@ -36,6 +36,19 @@ fn node(root: &Path, number: usize, server: &str) -> (Agent, PathBuf) {
     let dir = root.join(format!("node{number}"));
     let profiles = dir.join("profiles");
     fs::create_dir_all(&profiles).expect("a folder");
+    configure_node(root, &dir, server);
+    let name = format!("node{number}");
+    let mut agent = Agent::start(&dir, &["--role", "node", "--node", &name, "--config", "skewtrap.yaml"]);
+    agent.until("node agent of pool prod-a");
+    (agent, profiles)
+}
+
+fn leader_of_new_bucket(root: &Path) -> Destination {
+    fs::create_dir(root.join("bucket")).expect("a folder");
+    leader(root)
+}
+
+fn configure_node(root: &Path, dir: &Path, server: &str) {
     let at = dir.display();
     let text = format!(
         "store: 'file://{}'\npool: {POOL}\nstate_dir: '{at}/state'\n\
@@ -43,10 +56,6 @@ fn node(root: &Path, number: usize, server: &str) -> (Agent, PathBuf) {
         root.join("bucket").display()
     );
     fs::write(dir.join("skewtrap.yaml"), text).expect("written");
-    let name = format!("node{number}");
-    let mut agent = Agent::start(&dir, &["--role", "node", "--node", &name, "--config", "skewtrap.yaml"]);
-    agent.until("node agent of pool prod-a");
-    (agent, profiles)
 }
 
 fn leader(root: &Path) -> Destination {
@@ -255,6 +264,35 @@ async fn one_window_that_cannot_be_read_or_reported_keeps_no_other_from_a_node()
     assert!(there, "the node says what it has of the good one");
     let told = node.until(&format!("window={blocked}")).pop().expect("it is told");
     assert!(told.contains("cannot be brought"), "{told}");
+}
+
+#[tokio::test]
+async fn a_window_whose_folder_hangs_keeps_no_other_from_a_node() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (dir, to) = (root.path().join("node0"), leader_of_new_bucket(root.path()));
+    let [hung, good] = &["a-hung", "b-good"].map(mark);
+    let folder = dir.join("profiles").join(hung);
+    fs::create_dir_all(&folder).expect("a folder");
+    configure_node(root.path(), &dir, "/profiles");
+    let arguments = ["--role", "node", "--node", "node0", "--config", "skewtrap.yaml"];
+    let Some(mut node) = Agent::beside_hung_disk(&dir, &folder, &arguments) else { return };
+    node.until("node agent of pool prod-a");
+    for mark in [hung, good] {
+        let text = serde_json::to_vec(&manifest(mark)).expect("plain data");
+        to.store.put(&manifest_object(POOL, mark), text.into()).await.expect("stored");
+        // The one that hangs comes first.
+        node.until(&format!("window={mark}"));
+    }
+    let report = report_object(POOL, good, "node0");
+    let mut there = false;
+    for _ in 0..200 {
+        there = to.store.get(&report).await.expect("read").is_some();
+        if there {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(there, "the node says what it has of the good one");
 }
 
 #[tokio::test]
