@@ -185,14 +185,22 @@ pub(super) async fn rule(
         .ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no rule named {name}")))
 }
 
+const MEMORY_ONLY: &str = "The disk of incident_dir does not answer: only the incidents in the agent's memory are listed, and those whose bundles are kept there are missing.";
+
+/// Why a list lacks something; empty where it is whole.
+const INCOMPLETE: HeaderName = HeaderName::from_static("x-incomplete");
+
 /// The incidents in the agent's memory and those whose bundle still exists, newest first.
-pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident>> {
+pub(super) async fn incidents(State(shared): State<Shared>) -> Listed<Vec<Incident>> {
     let dir = shared.incident_dir.clone();
     // Where the disk hangs, those in memory are told all the same.
-    let stored = shared.bundle_disk.read(Box::new(move || files::incidents(&dir))).await.unwrap_or_default();
+    let (stored, lacks) = match shared.bundle_disk.read(Box::new(move || files::incidents(&dir))).await {
+        Ok(stored) => (stored, ""),
+        Err(_) => (Vec::new(), MEMORY_ONLY),
+    };
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
     by_id.extend(shared.agent().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
-    Json(by_id.into_values().rev().collect())
+    ([(INCOMPLETE, lacks.to_owned())], Json(by_id.into_values().rev().collect()))
 }
 
 /// An incident as JSON, with the sentences of its messages, and where to look first. The text is put

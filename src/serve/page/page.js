@@ -155,9 +155,9 @@ function drawGroup(group) {
 const outcome = i => i.capture.state === "none" ? "" : i.capture.state;
 
 // One that an earlier agent left open is not known to fire: nobody watched its end.
-function drawIncidents({ list, id, now }) {
-  const live = new Set(now);
-  if (!list.length) return el("p", { class: "quiet" }, "None. Nothing has fired, and nothing is kept from before.");
+function drawIncidents({ list, id, now, incomplete }) {
+  const live = new Set(now), lacks = incomplete ? el("p", { class: "bad" }, incomplete) : "";
+  if (!list.length) return lacks || el("p", { class: "quiet" }, "None. Nothing has fired, and nothing is kept from before.");
   const cell = (name, props, ...children) => el("td", { "data-name": name, role: "cell", ...props }, ...children);
   const row = i => el("tr", { class: i.id === id ? "chosen" : "", role: "row" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
@@ -168,7 +168,7 @@ function drawIncidents({ list, id, now }) {
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
   // The roles are written out: on narrow screens the rows are blocks, which no browser takes for a table.
   const head = el("tr", { role: "row" }, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col", role: "columnheader" }, t)));
-  return el("table", { role: "table" }, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...list.slice(0, 50).map(row)));
+  return el("div", {}, lacks, el("table", { role: "table" }, el("caption", { class: "unseen" }, "Incidents, the newest first"), el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...list.slice(0, 50).map(row))));
 }
 
 let filesOf = { id: null, key: null, files: [], facts: null };
@@ -216,11 +216,12 @@ function drawPlumbing(status) {
 
 // ---- asking ----
 
-async function ask(path) {
+async function ask(path, seen = () => {}) {
   const stop = new AbortController(), timer = setTimeout(() => stop.abort(), GIVE_UP_MS);
   try {
     const response = await fetch(path, { signal: stop.signal });
     if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error || "it answered " + response.status);
+    seen(response);
     return await response.json();
   } finally {
     clearTimeout(timer);
@@ -228,10 +229,14 @@ async function ask(path) {
 }
 
 // Those in the agent's memory come with the status; those whose bundles are kept on disk now and then.
-let kept = { at: -Infinity, list: [] };
+let kept = { at: -Infinity, list: [], incomplete: "" };
 
 async function allIncidents(status) {
-  if (performance.now() - kept.at > KEPT_EVERY_MS) kept = { at: performance.now(), list: await ask("/api/v1/incidents") };
+  if (performance.now() - kept.at > KEPT_EVERY_MS) {
+    let incomplete = "";
+    const list = await ask("/api/v1/incidents", response => { incomplete = response.headers.get("x-incomplete") || ""; });
+    kept = { at: performance.now(), list, incomplete };
+  }
   const byId = new Map(kept.list.concat(status.incidents).map(i => [i.id, i]));
   return [...byId.values()].sort((a, b) => b.fired_at - a.fired_at);
 }
@@ -258,7 +263,7 @@ function drawAll({ status, histories }) {
   drawNotWatched(status);
   drawLoad(history, status);
   draw("rules", status.rules.map(r => ({ ...r, last_evaluated: null })), drawRules);
-  draw("incidents", { list: incidents, id: chosen(), now: status.incidents.map(i => i.id) }, drawIncidents);
+  draw("incidents", { list: incidents, id: chosen(), now: status.incidents.map(i => i.id), incomplete: kept.incomplete }, drawIncidents);
   draw("plumbing", { ...status, at: Math.round(status.at / 5), started: 0, incidents: 0, rules: 0,
     targets: status.targets.map(t => ({ ...t, ranks: 0, sources: t.sources.map(s => ({ ...s, last: 0, lag_s: 0, samples: s.dropped ? s.samples : 0 })) })) }, () => drawPlumbing(status));
 }
