@@ -146,7 +146,12 @@ impl Agent {
             CaptureStore { state: state.clone(), bundles: bundles.clone(), clock: self.clock, pool: None };
         self.notifier.switch_state(state.clone(), outbox, now);
         self.count_dropped();
+        let budget = awaited.setup.policy.budget.clone();
         self.store.pool = awaited.begin(&bundles, &state, token);
+        if let Some(pool) = &self.store.pool {
+            // It may have been read again meanwhile.
+            pool.set_budget(budget);
+        }
         self.handled.add_earlier(alerts);
         let all = self.handled.all();
         state.later(move |state| state.save_alerts(&all));

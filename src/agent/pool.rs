@@ -9,8 +9,8 @@ pub mod gather;
 mod keeper;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::store::OnLeaseLoss;
 use crate::world::boot_time;
 use skewtrap_core::capture::admit::CaptureMethod;
-use skewtrap_core::capture::governor::{Attempt, Estimate};
+use skewtrap_core::capture::governor::{Attempt, Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::sizing::Sizing;
 use skewtrap_core::fleet::gather::{Gathered, WindowManifest};
@@ -69,6 +69,8 @@ enum Ask {
 pub struct Pool {
     asks: mpsc::Sender<Ask>,
     on_lease_loss: OnLeaseLoss,
+    /// With what the lease is asked for.
+    budget: Arc<Mutex<Budget>>,
 }
 
 /// The lease, held for one window.
@@ -151,6 +153,11 @@ impl Wanted<'_> {
 }
 
 impl Pool {
+    /// What a day may cost from the next lease on: what is spent is in the store, what may be is each agent's.
+    pub fn set_budget(&self, budget: Budget) {
+        *crate::world::lock(&self.budget) = budget;
+    }
+
     /// The lease, for a window; `None` where it may be opened without.
     ///
     /// # Errors
@@ -232,8 +239,6 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::act::attempt_of_a_test;
     use crate::world::stand_in::{self, Machine};

@@ -125,6 +125,9 @@ impl Agent {
             };
             awaited.setup = Setup { rules, catalog, own, policy, ..awaited.setup.clone() };
         }
+        if let Some(pool) = &self.store.pool {
+            pool.set_budget(new.budget.clone());
+        }
         let watch_only = new.watch_only || self.only_watch;
         let policy = Event::PolicyChanged { budget: new.budget, min_free: new.min_free, watch_only };
         self.watch.handle(policy, self.clock.now(), effects);

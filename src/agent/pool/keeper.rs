@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -61,9 +61,10 @@ pub(in crate::agent) fn start(
 ) -> Pool {
     let (asks, asked) = mpsc::channel(WAITING);
     let on_lease_loss = to.config().on_lease_loss;
-    let keeper = LeaseKeeper::new(to, budget, servers, state.clone(), metrics.clone());
+    let budget = Arc::new(Mutex::new(budget));
+    let keeper = LeaseKeeper::new(to, budget.clone(), servers, state.clone(), metrics.clone());
     supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
-    Pool { asks, on_lease_loss }
+    Pool { asks, on_lease_loss, budget }
 }
 
 /// When something is asked of the store, again and again until it answers.
@@ -110,7 +111,7 @@ struct UnresolvedLease {
 
 struct LeaseKeeper {
     to: LazyDestination,
-    budget: Budget,
+    budget: Arc<Mutex<Budget>>,
     steady: Clock,
     lease: Option<PoolLease>,
     measured: Option<(StoreClock, Instant)>,
@@ -126,7 +127,7 @@ struct LeaseKeeper {
 impl LeaseKeeper {
     fn new(
         to: LazyDestination,
-        budget: Budget,
+        budget: Arc<Mutex<Budget>>,
         servers: Vec<(String, Server)>,
         state: State,
         metrics: Arc<Metrics>,
@@ -228,7 +229,8 @@ impl LeaseKeeper {
         let step = match self.lease().await {
             Err(error) => LeaseRequestStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
             Ok(mut lease) => {
-                let mut take = LeaseRequest::new(intent, self.budget.clone(), expected, self.clock());
+                let budget = crate::world::lock(&self.budget).clone();
+                let mut take = LeaseRequest::new(intent, budget, expected, self.clock());
                 let known = ProofSources {
                     state: &self.state,
                     held: &self.held,
@@ -543,7 +545,7 @@ mod tests {
         let config = StoreConfig::of(&format!("file://{}", bucket.display()), "p");
         LeaseKeeper::new(
             LazyDestination::new(config),
-            Budget::default(),
+            Arc::default(),
             Vec::new(),
             state.clone(),
             Arc::default(),

@@ -152,10 +152,8 @@ impl Rereading {
         let mut waiting = Vec::new();
         if !begins_anew {
             waiting.extend(has_other_targets.then(|| "targets".to_owned()));
-            waiting.extend(self.settings.changed_in(&config.settings).into_iter().filter(|key| {
-                // The lease of a pool is asked for with the budget that the agent began with.
-                needs_restart(key) || config.store.is_some() && key.starts_with("budget")
-            }));
+            waiting
+                .extend(self.settings.changed_in(&config.settings).into_iter().filter(|k| needs_restart(k)));
         }
         crate::world::lock(&self.signals).clone_from(&config.signals);
         crate::world::lock(&self.fetching).fetch_for(&config);

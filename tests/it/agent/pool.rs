@@ -104,6 +104,15 @@ pub fn one_window_at_a_time(root: &Path, more: &str) {
         metrics.contains("reason=\"pool_window\"") && metrics.contains("reason=\"pool_budget\""),
         "{metrics}"
     );
+    // What is allowed is each agent's own, and is read again.
+    let file = second.dir.join("skewtrap.yaml");
+    let text = fs::read_to_string(&file).expect("read");
+    fs::write(&file, text.replace("windows: 1 }", "windows: 5 }")).expect("written");
+    let reloaded = second.run(&["reload"]);
+    let told = String::from_utf8_lossy(&reloaded.stdout).into_owned();
+    assert!(reloaded.status.success() && !told.contains("restarted"), "{told}");
+    second.capture();
+    second.agent.until("the lease of the pool is given back");
 }
 
 #[test]
