@@ -36,6 +36,8 @@ const EVERY: Duration = Duration::from_secs(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// After so many bundles in a row that the store does not take, it is taken to be away.
 const MOST_FAILURES: usize = 3;
+/// Nothing of an upload has moved for so long: it hangs. The summaries of a large capture are made in less.
+const STILL: Duration = Duration::from_secs(300);
 /// A captured incident without a verdict is waited for so long after it was resolved.
 const PATIENCE_S: f64 = 900.0;
 
@@ -137,13 +139,23 @@ async fn run(
     cancel: CancellationToken,
 ) -> bool {
     let (seen, refused) = Default::default();
-    let mut uploads = Uploads { to, bundles, clock, seen, refused };
+    let mut uploads = Uploads { to: to.clone(), bundles, clock, seen, refused };
     let mut pause = EVERY;
     let mut told = None;
+    let still = STILL + Store::part_takes(to.config().rate);
+    let parts = || to.opened.get().map_or(0, |to| to.store.parts());
     loop {
+        let hangs = |since: Duration| {
+            let s = since.as_secs();
+            let why = format!(
+                "incidents are not uploaded: for {s} s nothing has come back from the store or from the disk of incident_dir"
+            );
+            error!("{why}; look whether one of them hangs. It is waited for");
+            metrics.store.tell(Some(why));
+        };
         let went = tokio::select! {
             () = cancel.cancelled() => return true,
-            went = uploads.round() => went,
+            went = watched(uploads.round(), parts, still, hangs) => went,
         };
         let RoundEnd { is_away, trouble } =
             went.unwrap_or_else(|e| RoundEnd { is_away: true, trouble: Some(format!("{e:#}")) });
@@ -161,6 +173,32 @@ async fn run(
             () = cancel.cancelled() => return true,
             // Equal jitter: agents that lost their store together do not come back together.
             () = tokio::time::sleep(pause / 2 + pause.mul_f64(fastrand::f64() / 2.0)) => {}
+        }
+    }
+}
+
+/// Waits for `round`, and says once that it hangs, when `parts` has stood still for so long.
+async fn watched<T>(
+    round: impl Future<Output = T>,
+    parts: impl Fn() -> u64,
+    still: Duration,
+    hangs: impl FnOnce(Duration),
+) -> T {
+    let mut round = std::pin::pin!(round);
+    let (mut known, mut moved, mut hangs) = (parts(), Instant::now(), Some(hangs));
+    loop {
+        tokio::select! {
+            biased;
+            went = &mut round => return went,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let now = parts();
+        if std::mem::replace(&mut known, now) != now {
+            moved = Instant::now();
+        } else if moved.elapsed() >= still
+            && let Some(hangs) = hangs.take()
+        {
+            hangs(moved.elapsed());
         }
     }
 }
@@ -350,6 +388,21 @@ mod tests {
         record.agent = state.agent().clone();
         record.incident.resolve(record.incident.fired_at);
         bundles.create(&record, b"").expect("written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_hangs_is_told_once_and_one_that_is_only_slow_is_not() {
+        let (still, told) = (Duration::from_secs(300), std::cell::RefCell::new(Vec::new()));
+        let limit = Duration::from_secs(3600);
+        let hangs = |since: Duration| told.borrow_mut().push(since.as_secs());
+        let hung = watched(std::future::pending::<()>(), || 7, still, hangs);
+        tokio::time::timeout(limit, hung).await.expect_err("it never ends");
+        assert_eq!(told.take(), [300]);
+        let begun = Instant::now();
+        let slow = watched(std::future::pending::<()>(), || begun.elapsed().as_secs() / 250, still, hangs);
+        tokio::time::timeout(limit, slow).await.expect_err("it never ends");
+        assert_eq!(told.take(), [0_u64; 0]);
+        assert_eq!(watched(async { 3 }, || 0, still, |_| ()).await, 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::path::Path as FilePath;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,6 +126,8 @@ pub struct Store {
     variables: &'static str,
     /// Whether the environment has no key for it.
     keyless: bool,
+    /// Parts that were sent, read back or found to be there so far.
+    parts: Arc<AtomicU64>,
 }
 
 /// What was stored under a name.
@@ -192,7 +195,24 @@ impl Store {
             true => objects,
             false => Arc::new(PrefixStore::new(objects, prefix)),
         };
-        Ok(Self { objects, address: address.trim_end_matches('/').into(), variables, keyless })
+        let address = address.trim_end_matches('/').into();
+        Ok(Self { objects, address, variables, keyless, parts: Arc::default() })
+    }
+
+    /// Parts that were sent, read back or found to be there so far, by all copies: while this stands still nothing is
+    /// uploaded.
+    pub fn parts(&self) -> u64 {
+        self.parts.load(Ordering::Relaxed)
+    }
+
+    /// The longest that one part takes at that rate.
+    pub fn part_takes(rate: Option<u64>) -> Duration {
+        let rate = rate.filter(|rate| *rate > 0);
+        rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(PART as f64 / rate as f64))
+    }
+
+    fn has_moved(&self) {
+        self.parts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its address, which holds no secret.
@@ -311,6 +331,7 @@ impl Store {
                 let _ = upload.abort().await;
                 return Err(self.failed(&error, name));
             }
+            self.has_moved();
             next = part(&mut reader).await.map_err(unreadable)?;
         }
         upload.complete().await.map_err(|e| self.failed(&e, name))?;
@@ -327,13 +348,16 @@ impl Store {
             }
             bytes += next.len() as u64;
             hash.update(&next);
+            self.has_moved();
         }
     }
 
     /// Whether these very bytes are there.
     async fn has(&self, wanted: &StoredObject, rate: Option<u64>) -> Result<bool, StoreError> {
         let path = Path::from(&*wanted.name);
-        match self.objects.head(&path).await {
+        let found = self.objects.head(&path).await;
+        self.has_moved();
+        match found {
             Err(object_store::Error::NotFound { source, .. }) if !is_missing_bucket(&source.to_string()) => {
                 Ok(false)
             }
@@ -352,6 +376,7 @@ impl Store {
                         .map_err(|e| self.failed(&e, &wanted.name))?;
                     hash.update(&bytes);
                     from = until;
+                    self.has_moved();
                 }
                 Ok(hex(&hash.finalize()) == wanted.sha256)
             }
