@@ -61,6 +61,7 @@ use crate::act::state::State;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::Server;
+use crate::http::body::Room;
 use crate::observe::effort::{SourceCounters, Stage};
 use crate::observe::sender::{ImmediateFlush, ObservationBatch};
 use crate::serve::metrics::Metrics;
@@ -81,6 +82,8 @@ use skewtrap_trace::time::Time;
 /// What was learned of the servers is saved so often: an agent that is killed and started again in the middle
 /// of a trouble must not learn the trouble as usual.
 const KEEP_LEARNED: Duration = Duration::from_secs(60);
+/// Bytes of samples that may wait to be written into bundles: those of many ranks for some incidents.
+const EVIDENCE_ROOM: usize = 64 << 20;
 /// Events beside what the sources see that may wait.
 const INBOX: usize = 1024;
 /// Extra evaluations of waiting samples are at least this far apart.
@@ -224,6 +227,8 @@ pub struct Agent {
     learned_waits: Weak<()>,
     /// Whether room for bundles still waits to be made.
     room_waits: Weak<()>,
+    /// Room for samples that wait to be written into bundles.
+    evidence_room: Room,
     /// Nothing would keep count of windows, or take their files: none is opened, whatever the configuration says.
     only_watch: bool,
     /// The alerts of other systems that have asked for a capture.

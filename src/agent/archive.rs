@@ -13,6 +13,7 @@ use crate::act::retention;
 use crate::act::state::State;
 use crate::agent::AgentEvent;
 use crate::clock::Clock;
+use crate::http::body::HeldBytes;
 use crate::observe::artifact::room;
 use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
@@ -48,6 +49,15 @@ pub struct Samples {
     pub catalog: Arc<Catalog>,
     /// The samples.
     pub seen: Vec<StoredSeries>,
+    /// Their room, until they are written.
+    pub held: HeldBytes,
+}
+
+impl Samples {
+    /// Bytes that the samples of these series take.
+    pub fn bytes_of(seen: &[StoredSeries]) -> usize {
+        seen.iter().map(|series| size_of_val(series) + size_of_val(&series.samples[..])).sum()
+    }
 }
 
 /// A line of `evidence.jsonl`; its keys in the order of the alphabet, as everywhere.
@@ -213,7 +223,7 @@ mod tests {
             samples: [(at(1.5), 3.0), (at(2.5), 4.25)].into(),
         }];
         let mut written = Vec::new();
-        let samples = Samples { catalog: Arc::default(), seen };
+        let samples = Samples { catalog: Arc::default(), seen, ..Samples::default() };
         samples.write(&mut written).expect("memory takes it");
         assert!(!samples.is_empty());
         let lines = String::from_utf8(written).expect("text");

@@ -16,9 +16,10 @@ use super::plan::{self, Plan};
 use super::reload::Reloading;
 use super::startup::{self, Opened};
 use super::supervise::Supervisor;
-use super::{Agent, INBOX, Inputs, Run, archive};
+use super::{Agent, EVIDENCE_ROOM, INBOX, Inputs, Run, archive};
 use crate::act::systemd;
 use crate::clock::Clock;
+use crate::http::body::Room;
 use crate::http::{Server, client};
 use crate::observe::sender::{self, observation_channel};
 use crate::serve::metrics::Metrics;
@@ -112,6 +113,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         only_watch,
         learned_waits: Weak::new(),
         room_waits: Weak::new(),
+        evidence_room: Room::new(EVIDENCE_ROOM),
         of_one_load: BTreeSet::new(),
         reload_problem: None,
         handled,

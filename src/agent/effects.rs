@@ -11,7 +11,8 @@ use super::capture::task::Task;
 use super::cost::Meter;
 use super::startup::handle_of;
 use super::window::WindowSignal;
-use super::{Agent, Running, SIGNALS};
+use super::{Agent, EVIDENCE_ROOM, Running, SIGNALS};
+use skewtrap_core::amount::Bytes;
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::stall::usual_intervals;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
@@ -147,10 +148,19 @@ impl Agent {
         let _ = self.archive.send(job);
     }
 
-    /// The group's samples from two minutes before the onset on; they are written as text elsewhere.
+    /// The group's samples from two minutes before the onset on; they are written as text elsewhere. None where too
+    /// many wait to be written already, since a disk that hangs may never take them.
     pub(super) fn evidence(&self, incident: &Incident, onset: Time) -> Samples {
         let seen = self.watch.evidence(incident, onset - BEFORE);
-        Samples { catalog: self.watch.store().catalog().clone(), seen }
+        let Some(held) = self.evidence_room.try_hold(Samples::bytes_of(&seen)) else {
+            warn!(
+                incident = &*incident.id,
+                "its bundle will have no evidence.jsonl: {} of samples wait to be written already; look at the disk of incident_dir",
+                Bytes(EVIDENCE_ROOM as u64)
+            );
+            return Samples::default();
+        };
+        Samples { catalog: self.watch.store().catalog().clone(), seen, held }
     }
 
     pub(super) fn signal(&self, incident: &str, signal: WindowSignal) {

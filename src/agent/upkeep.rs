@@ -271,11 +271,16 @@ impl Agent {
 mod tests {
     use super::*;
     use crate::act::notify::DeliveryOutcome;
+    use crate::agent::archive::Samples;
     use crate::agent::begin::begin;
     use crate::agent::plan::{Flags, Plan};
-    use crate::agent::{Run, StartedAgent};
+    use crate::agent::{EVIDENCE_ROOM, Run, StartedAgent};
     use crate::clock::Clock;
     use crate::config::file::load;
+    use skewtrap_core::signal::catalog;
+    use skewtrap_core::signal::observation::{Observation, SourceId};
+    use skewtrap_core::signal::sample::Sample;
+    use skewtrap_trace::rank::Rank;
     use tokio::sync::oneshot;
 
     /// One that has begun and watches nothing.
@@ -359,5 +364,31 @@ mod tests {
         let (answer, _waits) = oneshot::channel();
         agent.command(silence(answer), &mut Vec::new());
         assert_eq!(agent.watch.silences().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn samples_that_wait_for_a_hung_disk_have_a_bounded_room() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut agent = begun(dir.path()).await.agent;
+        let now = agent.clock.now();
+        let sample = |rank| Sample {
+            rank: Rank::dp(rank),
+            signal: catalog::RUNNING_REQS,
+            value: 4.0,
+            at: now,
+            extra: None,
+        };
+        let samples = (0..4).map(sample).collect();
+        let seen = Observation::Samples { target: TargetId(0), source: SourceId(0), samples, at: now };
+        agent.watch.handle(Event::Observed(seen), now, &mut Vec::new());
+        let mut incident = crate::act::record_of_a_test("i1", 1.0).incident;
+        incident.target = agent.targets[0].name.clone();
+        let copied = agent.evidence(&incident, now);
+        assert_eq!(copied.seen.len(), 4);
+        let held = agent.evidence_room.try_hold(EVIDENCE_ROOM - Samples::bytes_of(&copied.seen));
+        assert!(held.is_some() && agent.evidence(&incident, now).seen.is_empty(), "the room is full");
+        // Written, and forgotten.
+        drop(copied);
+        assert_eq!(agent.evidence(&incident, now).seen.len(), 4);
     }
 }
