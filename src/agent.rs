@@ -235,6 +235,8 @@ pub struct Agent {
     handled: Arc<HandledAlerts>,
     /// Servers of which the log has said that their ranks cannot be compared.
     of_one_load: BTreeSet<TargetId>,
+    /// Servers of which that may have to be said, once their processes could be read.
+    of_one_load_waits: BTreeSet<TargetId>,
 }
 
 /// Reads the configuration again; it may wait for a disk.

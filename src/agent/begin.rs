@@ -115,6 +115,7 @@ pub(super) async fn begin(plan: Plan, run: Run) -> anyhow::Result<StartedAgent> 
         room_waits: Weak::new(),
         evidence_room: Room::new(EVIDENCE_ROOM),
         of_one_load: BTreeSet::new(),
+        of_one_load_waits: BTreeSet::new(),
         reload_problem: None,
         handled,
         configured: plan.configured,

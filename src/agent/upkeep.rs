@@ -13,6 +13,7 @@ use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::State;
 use crate::act::systemd;
 use crate::clock::wall_time;
+use crate::observe::host;
 use crate::serve::published::{Vitals, Wanted};
 use crate::serve::{Action, CaptureBody, Command};
 use skewtrap_core::capture::governor::{ClockJump, QUIET};
@@ -24,6 +25,8 @@ use skewtrap_trace::time::Time;
 
 /// How long messages that wait are delivered at the end: a backlog may be of hours, and its rest is in the outbox.
 const LAST_DELIVERIES: Duration = Duration::from_secs(2);
+/// After so long the processes of servers on this machine were read, if they can be: once at the start, and once more.
+const FIRST_READINGS: Duration = host::EVERY.saturating_add(Duration::from_secs(1));
 /// So much of what the page draws is remembered.
 const HISTORY: Duration = Duration::from_secs(600);
 
@@ -41,6 +44,9 @@ impl Agent {
             self.clock_was_set(before);
         }
         self.metrics.restarts(self.supervisor.restarts());
+        for target in std::mem::take(&mut self.of_one_load_waits) {
+            self.warn_of_one_load(target);
+        }
         let unheard = self.watch.unheard().cloned().collect();
         let unanswered = self.watch.unanswered().map(|(name, since)| (name.clone(), since)).collect();
         let behind = self.watch.behind().into_iter().cloned().collect();
@@ -192,6 +198,11 @@ impl Agent {
         if self.of_one_load.contains(&target) {
             return;
         }
+        // What can be compared on it depends on what is read of its processes, which may be a moment later.
+        if self.clock.now().since(self.started) < FIRST_READINGS {
+            self.of_one_load_waits.insert(target);
+            return;
+        }
         if let Some(why) = self.watch.not_watched_on(target) {
             self.of_one_load.insert(target);
             let name = self.targets.get(usize::from(target.0)).map_or("", |plan| &plan.name);
@@ -277,9 +288,11 @@ mod tests {
     use crate::agent::{EVIDENCE_ROOM, Run, StartedAgent};
     use crate::clock::Clock;
     use crate::config::file::load;
+    use skewtrap_core::capture::facts::ServerFacts;
     use skewtrap_core::signal::catalog;
     use skewtrap_core::signal::observation::{Observation, SourceId};
     use skewtrap_core::signal::sample::Sample;
+    use skewtrap_core::watch::ServerFact;
     use skewtrap_trace::rank::Rank;
     use tokio::sync::oneshot;
 
@@ -364,6 +377,20 @@ mod tests {
         let (answer, _waits) = oneshot::channel();
         agent.command(silence(answer), &mut Vec::new());
         assert_eq!(agent.watch.silences().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn that_nothing_can_be_compared_is_said_once_the_processes_could_be_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut agent = begun(dir.path()).await.agent;
+        let info = serde_json::json!({"version": "0.5.16", "dp_size": 1, "tp_size": 8});
+        let fact = ServerFact::Info(ServerFacts::of_server_info(&info));
+        agent.take(crate::agent::AgentEvent::Server { target: TargetId(0), fact }, &mut Vec::new());
+        agent.every_second();
+        assert!(agent.of_one_load.is_empty(), "its processes may be read in a moment");
+        agent.started = agent.started - FIRST_READINGS;
+        agent.every_second();
+        assert!(agent.of_one_load.contains(&TargetId(0)), "nothing of it can be compared");
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// Between two turns: a cause is looked for ten seconds after a firing, and needs one of them.
-const EVERY: Duration = Duration::from_secs(3);
+pub const EVERY: Duration = Duration::from_secs(3);
 /// Between two looks through all processes.
 const SEARCH_EVERY: Duration = Duration::from_secs(60);
 
