@@ -152,12 +152,29 @@ impl Cli {
     }
 }
 
-/// Writes to standard output, which may be closed (`| head`): then the command ends there, and that is no error.
+/// Writes to standard output, which may be closed (`| head`): then the command ends there, and that is no error; one
+/// whose exit status says more than that it ended asks [`unless_closed`].
 ///
 /// # Errors
 /// It cannot be written.
 fn write_out(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
     anstream::stdout().lock().write_fmt(text).context("cannot write to standard output")
+}
+
+/// The exit status of a command whose result was printed so: a reader that has seen enough (`| head`) changes none.
+///
+/// # Errors
+/// It could not be printed for another reason.
+fn unless_closed(printed: anyhow::Result<()>, status: ExitCode) -> anyhow::Result<ExitCode> {
+    match printed {
+        Err(error) if !is_closed(&error) => Err(error),
+        _ => Ok(status),
+    }
+}
+
+fn is_closed(error: &anyhow::Error) -> bool {
+    let broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().filter_map(|e| e.downcast_ref()).any(broken_pipe)
 }
 
 /// `--format text|json`, and `--json` for short.
@@ -218,8 +235,7 @@ pub fn wrong(message: &str) -> anyhow::Error {
 /// Prints an error chain as sentences on standard error; the exit status is 2 when the command
 /// line or a file is wrong, else 1. A closed standard output (`| head`) is no error.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    let broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-    if error.chain().filter_map(|e| e.downcast_ref()).any(broken_pipe) {
+    if is_closed(error) {
         return ExitCode::SUCCESS;
     }
     anstream::eprintln!("error: {}", clean(&format!("{error:#}")));

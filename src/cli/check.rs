@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::server_probe::{self, FoundMetric, Probe};
-use super::{Format, config_path, print_diagnostics, rule_files};
+use super::{Format, config_path, print_diagnostics, rule_files, unless_closed};
 use crate::config::condition::{Clause, describe};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
@@ -124,7 +124,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     // Receivers that files of rules alone name, and those of the configurations that were named.
     let (mut notified, mut configured) = (Vec::new(), None::<Vec<String>>);
     for (name, text, base) in texts {
-        let loaded = file::load(&name, &text, &|p| configuration::rule_files(&base.join(p)));
+        let loaded = configuration::load_text(&name, &text, &base).0;
         report.diagnostics.extend(loaded.diagnostics);
         // Also of a file with errors: what is wrong is told at once, and not as soon as the rest is mended.
         let Some(config) = loaded.draft else { continue };
@@ -150,8 +150,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         probe.as_ref().and_then(|probe| not_watched_on(probe, &report.rules, of_machine.as_deref()));
     let never_fires = report.rules.iter().any(|r| r.could_fire == Some(false));
     report.ok = !never_fires && !report.diagnostics.iter().any(Diagnostic::is_error);
-    print(&report, args)?;
-    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let status = if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    unless_closed(print(&report, args), status)
 }
 
 /// Looks up the receivers that files of rules name: in the configurations that were named beside them, else in the one

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent_client::AgentArgs;
 use super::run::{RunArgs, config_of, source_of};
-use super::{Format, silence, wrong};
+use super::status::spent;
+use super::{Format, silence, unless_closed, wrong};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
@@ -41,10 +42,10 @@ use skewtrap_core::capture::sizing::{Sizing, SizingInputs};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
-use skewtrap_core::message::{figure, seconds, serving, utc};
+use skewtrap_core::message::serving;
 use skewtrap_core::rule::{Condition, Rule};
 use skewtrap_core::signal::catalog;
-use skewtrap_core::status::{LimitStatus, Reach, Silence, Status, not_watched};
+use skewtrap_core::status::{Reach, Status, not_watched};
 use skewtrap_trace::time::Time;
 
 /// Checks against a live server everything that a capture depends on, and says how to correct it
@@ -127,15 +128,20 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     {
         checks.extend(used_up(&status));
     }
-    for check in &checks {
-        if args.format.is_json() {
+    let is_ok = checks.iter().all(|c| c.ok);
+    unless_closed(print(&checks, args.format), if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(checks: &[Check], format: Format) -> anyhow::Result<()> {
+    for check in checks {
+        if format.is_json() {
             outln!("{}", serde_json::to_string(check)?)?;
         } else {
             let mark = check.level.mark();
             outln!("{mark}  {}  {}: {}", check.target, check.what, check.message)?;
         }
     }
-    Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 async fn all(
@@ -265,31 +271,10 @@ impl Signals {
 
 /// Why the rules of a running agent open no window at the moment, though the server would take one.
 fn used_up(status: &Status) -> Vec<Check> {
-    let of = |limit: &LimitStatus| {
-        let hours = figure(limit.per_s / 3600.0);
-        let used = (limit.used >= limit.captures).then(|| {
-            format!("{}: {} of {} windows of {hours} h are used", limit.of, limit.used, limit.captures)
-        });
-        let rests = limit
-            .cooldown_until
-            .filter(|until| *until > status.at)
-            .map(|until| format!("{}: cools down, none before {}", limit.of, utc(until)));
-        used.or(rests).map(|why| ("budget", why))
-    };
-    let silenced = |silence: &Silence| ("silence", silence::line_of(silence));
     let only = status.watch_only.then(|| ("watch only", "it opens no window, whatever fires".to_owned()));
-    let budget = &status.budget;
-    let is_spent = |used: f64, limit: f64| limit > 0.0 && used >= limit;
-    let stalled = is_spent(budget.stalled_s, budget.stalled_s_limit).then(|| {
-        let (used, limit) = (seconds(budget.stalled_s), seconds(budget.stalled_s_limit));
-        ("budget", format!("{used} of {limit} of stalled serving in 24 h are used"))
-    });
-    let written = is_spent(budget.written_bytes as f64, budget.written_bytes_limit as f64).then(|| {
-        let (used, limit) = (Bytes(budget.written_bytes), Bytes(budget.written_bytes_limit));
-        ("budget", format!("{used} of {limit} that windows may write in 24 h are used"))
-    });
-    let found = only.into_iter().chain(stalled).chain(written);
-    let found = found.chain(budget.limits.iter().filter_map(of)).chain(status.silences.iter().map(silenced));
+    let budget = spent(status).into_iter().map(|why| ("budget", why));
+    let silenced = status.silences.iter().map(|silence| ("silence", silence::line_of(silence)));
+    let found = only.into_iter().chain(budget).chain(silenced);
     let check = |(what, message)| Check {
         target: "the running agent".into(),
         ok: true,
@@ -619,6 +604,7 @@ fn outcome_text(outcome: &CaptureOutcome) -> (bool, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skewtrap_core::status::{LimitStatus, Silence};
 
     #[test]
     fn what_a_running_agent_has_used_up_is_warned_of() {
@@ -640,9 +626,9 @@ mod tests {
         (status.watch_only, status.budget.stalled_s, status.budget.stalled_s_limit) = (true, 61.0, 60.0);
         let told = used_up(&status);
         assert_eq!(told[0].message, "it opens no window, whatever fires");
-        assert!(told[1].message.ends_with("of stalled serving in 24 h are used"));
+        assert_eq!(told[1].message, "61 s of 60 s of stalled serving of the last 24 h are used");
         let told = &told[2..];
-        assert_eq!(told[0].message, "all rules: 4 of 4 windows of 24 h are used");
+        assert_eq!(told[0].message, "all rules: 4 of 4 windows of the last 24 h are used");
         assert!(told[1].message.starts_with("dp-load-skew: cools down, none before "));
         assert!(told[2].message.starts_with("slow-rank on every server until "));
         assert!(told.iter().all(|check| check.level == Level::Warn && check.ok));

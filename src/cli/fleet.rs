@@ -52,13 +52,10 @@ mod view {
     use std::fmt::Write as _;
     use std::process::ExitCode;
 
-    use anyhow::Context;
-
     use super::super::{config_path, wrong};
     use super::FleetArgs;
     use crate::agent::pool;
     use crate::agent::upload::destination;
-    use crate::config::file;
     use crate::config::store::{DEFAULT_POOL, StoreConfig};
     use crate::observe::configuration;
     use skewtrap_core::fleet::lease::ReportedEnd;
@@ -99,12 +96,7 @@ mod view {
         let configured = match path {
             None => None,
             Some(path) => {
-                let text = std::fs::read_to_string(&path)
-                    .with_context(|| format!("cannot read {}", path.display()))?;
-                let base = path.parent().unwrap_or(std::path::Path::new(""));
-                let loaded = file::load(&path.display().to_string(), &text, &|p| {
-                    configuration::rule_files(&base.join(p))
-                });
+                let loaded = configuration::load(Some(&path)).map_err(|why| wrong(&why))?;
                 let config = loaded.config.ok_or_else(|| {
                     wrong(&format!("{} has errors: `skewtrap check` tells them", path.display()))
                 })?;

@@ -11,7 +11,6 @@ use crate::act::notify::send::send;
 use crate::agent::plan;
 use crate::agent::receivers::ready;
 use crate::clock::wall_time;
-use crate::config::file::load;
 use crate::http::client::client;
 use crate::observe::configuration;
 use skewtrap_core::message::{Message, Origin, Update, sample};
@@ -57,7 +56,7 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<(Receiver, Option<String
         wrong(&format!("cannot read {name}: {e}; name the configuration of the agent with --config FILE"))
     })?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let loaded = load(&name, &text, &|path| configuration::rule_files(&folder.join(path)));
+    let loaded = configuration::load_text(&name, &text, folder).0;
     let Some(config) = loaded.config else {
         return Err(wrong(&format!("{name} cannot be used; `skewtrap check {name}` says what is wrong")));
     };

@@ -56,6 +56,7 @@ pub(super) fn text_of(status: &Status) -> String {
         ));
     }
     budget_line(status).into_iter().for_each(&mut line);
+    spent(status).into_iter().for_each(|text| line(format!("no window for now: {text}")));
     for silence in &status.silences {
         line(format!("silenced: {}", silence::line_of(silence)));
     }
@@ -110,6 +111,32 @@ fn budget_line(status: &Status) -> Option<String> {
         bytes(budget.written_bytes),
         bytes(budget.written_bytes_limit),
     ))
+}
+
+/// Which budgets are used up, and which rules rest: for these the server gets no window now.
+pub(super) fn spent(status: &Status) -> Vec<String> {
+    let budget = &status.budget;
+    let is_spent = |used: f64, limit: f64| limit > 0.0 && used >= limit;
+    let of_serving = is_spent(budget.stalled_s, budget.stalled_s_limit).then(|| {
+        let (used, limit) = (seconds(budget.stalled_s), seconds(budget.stalled_s_limit));
+        format!("{used} of {limit} of stalled serving of the last 24 h are used")
+    });
+    let of_bytes = is_spent(budget.written_bytes as f64, budget.written_bytes_limit as f64).then(|| {
+        let (used, limit) = (bytes(budget.written_bytes), bytes(budget.written_bytes_limit));
+        format!("{used} of {limit} that windows may write, of the last 24 h, are used")
+    });
+    let of_windows = budget.limits.iter().filter_map(|limit| {
+        let hours = figure(limit.per_s / 3600.0);
+        let used = (limit.used >= limit.captures).then(|| {
+            format!(
+                "{}: {} of {} windows of the last {hours} h are used",
+                limit.of, limit.used, limit.captures
+            )
+        });
+        let rests = limit.cooldown_until.filter(|until| *until > status.at);
+        used.or_else(|| rests.map(|until| format!("{}: cools down, none before {}", limit.of, utc(until))))
+    });
+    of_serving.into_iter().chain(of_bytes).chain(of_windows).collect()
 }
 
 /// Whether a rule has nothing on any server that it could be judged on.

@@ -1,7 +1,6 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,10 +12,9 @@ use serde::Serialize;
 
 use super::playback::{self, Playback};
 use super::rule_files::RuleSet;
-use super::{Format as OutputFormat, config_path, print_diagnostics};
+use super::{Format as OutputFormat, config_path, print_diagnostics, unless_closed};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::file;
 use crate::config::rules;
 use crate::config::signal::{catalog_of, user_signals_of};
 use crate::config::test::{self, Expect, Input, Test, TestFile, When};
@@ -83,9 +81,9 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    print(&results, unread, args.output.is_json())?;
     let is_ok = unread == 0 && results.iter().all(|o| o.passed);
-    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let status = if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    unless_closed(print(&results, unread, args.output.is_json()), status)
 }
 
 /// The tests beside the rules that the configuration found here names, and how many configurations are wrong.
@@ -96,17 +94,13 @@ fn of_configuration() -> anyhow::Result<(Vec<PathBuf>, usize)> {
     let name = config.display().to_string();
     let text = configuration::read(&config).map_err(|e| anyhow!(e))?;
     let base = config.parent().unwrap_or(Path::new(""));
-    let named = RefCell::new(BTreeSet::new());
-    let loaded = file::load(&name, &text, &|path| {
-        named.borrow_mut().insert(base.join(path));
-        configuration::rule_files(&base.join(path))
-    });
+    let (loaded, named) = configuration::load_text(&name, &text, base);
     let is_wrong = loaded.diagnostics.iter().any(Diagnostic::is_error);
     if is_wrong {
         print_diagnostics(&loaded.diagnostics);
     }
     let mut files = Vec::new();
-    for path in named.into_inner() {
+    for path in named {
         match path.is_dir() {
             true => files.extend(configuration::test_files(&path).map_err(|e| anyhow!(e))?),
             false => files.extend(Some(path.with_extension("test.yaml")).filter(|tests| tests.exists())),

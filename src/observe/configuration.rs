@@ -1,5 +1,7 @@
 //! Reads the configuration and the rule files that it names; `config` interprets them.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,20 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, String> {
     };
     let text = read(path)?;
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
-    Ok(file::load(&path.display().to_string(), &text, &|p| rule_files(&base.join(p))))
+    Ok(load_text(&path.display().to_string(), &text, &base).0)
+}
+
+/// Reads the configuration `text` with the rule files that it names, which are relative to `base`; and the paths of
+/// those, as far as they are no presets.
+pub fn load_text(name: &str, text: &str, base: &Path) -> (Loaded, BTreeSet<PathBuf>) {
+    let named = RefCell::new(BTreeSet::new());
+    let loaded = file::load(name, text, &|path| {
+        let path = base.join(path);
+        let files = rule_files(&path);
+        named.borrow_mut().insert(path);
+        files
+    });
+    (loaded, named.into_inner())
 }
 
 /// The rule files at `path`, each a name and its text: the file itself, or every `*.yaml` of the

@@ -483,13 +483,15 @@ fn https_to_a_port_that_speaks_http_is_said_so() {
 }
 
 #[test]
-fn output_into_a_pipe_that_is_closed_early_ends_the_command_and_is_no_error() {
+fn output_into_a_pipe_that_is_closed_early_ends_the_command_with_the_status_of_what_it_found() {
     let dir = tempfile::tempdir().unwrap();
-    for arguments in [
-        &["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state"][..],
-        &["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state", "--json"],
-        &["check", "--effective"],
-        &["schema", "config"],
+    fs::write(dir.path().join("wrong.yaml"), "rules: [{ naem: b }]\n").unwrap();
+    for (arguments, status) in [
+        (&["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state"][..], 1),
+        (&["doctor", "--url", "http://127.0.0.1:9", "--state-dir", "state", "--json"], 1),
+        (&["check", "wrong.yaml", "--json"], 1),
+        (&["check", "--effective"], 0),
+        (&["schema", "config"], 0),
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -500,7 +502,7 @@ fn output_into_a_pipe_that_is_closed_early_ends_the_command_and_is_no_error() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
 }
