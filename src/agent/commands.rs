@@ -47,17 +47,18 @@ impl Agent {
                 self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
             Action::Resume { target } => self.resume(target, effects),
-            Action::Mark { incident, mark } => Reply::Now(self.mark(&incident, mark)),
+            Action::Mark { incident, mark } => Reply::Now(self.mark(&incident, mark, effects)),
             Action::Pin { incident, pinned } => self.pin(incident, pinned),
         }
     }
 
     /// What an incident was worth, as a person says, teaches its server's bounds.
-    fn mark(&mut self, id: &str, mark: Mark) -> Answer {
+    fn mark(&mut self, id: &str, mark: Mark, effects: &mut Vec<Effect>) -> Answer {
         let Some(incident) = self.watch.incident(id).cloned() else {
             return Answer::Missing { why: format!("the agent remembers no incident {id}") };
         };
-        let Some(MarkEffect { before, after }) = self.watch.mark(&incident, mark, self.clock.now()) else {
+        let now = self.clock.now();
+        let Some(MarkEffect { before, after }) = self.watch.mark(id, mark, now, effects) else {
             let own = match incident.trouble {
                 None if incident.is_by_hand() => "; a window by hand has no bound".to_owned(),
                 None => format!("; what {} fires at is in its `trigger`", incident.rule),

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::metrics::HealthProblem;
@@ -16,7 +16,7 @@ use super::published::Vitals;
 use super::{ApiError, HUNG_AFTER, Query, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
-use skewtrap_core::message::{Facts, Origin, next_step, utc};
+use skewtrap_core::message::{Brief, Facts, Origin, next_step, utc};
 use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
@@ -115,11 +115,42 @@ pub(super) async fn metrics(State(shared): State<Shared>, Query(asked): Query<As
 
 pub(super) async fn status(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
     let status = shared.context.published.status(asked.scope()).await;
-    // The history is a path of its own.
-    match status.history.is_empty() {
-        true => Json(&*status).into_response(),
-        false => Json(Status { history: Vec::new(), ..(*status).clone() }).into_response(),
+    match status_text(&status) {
+        Ok(text) => json_text(text),
+        Err(error) => error.into_response(),
     }
+}
+
+/// A status as JSON, its incidents with their short sentences. The history is a path of its own.
+fn status_text(status: &Status) -> Result<String, ApiError> {
+    let bare = Status { history: Vec::new(), incidents: Vec::new(), ..status.clone() };
+    let text = serde_json::to_string(&bare).map_err(unwritten)?;
+    // In a string the quotes are escaped, so this is the list itself.
+    let list = format!("\"incidents\":{}", briefly(status.incidents.iter())?);
+    Ok(text.replacen("\"incidents\":[]", &list, 1))
+}
+
+/// A list of incidents as JSON, with their short sentences.
+fn briefly<'a>(incidents: impl Iterator<Item = &'a Incident>) -> Result<String, ApiError> {
+    let one = |incident: &Incident| with(incident, "brief", &Brief::of(incident));
+    Ok(format!("[{}]", incidents.map(one).collect::<Result<Vec<_>, _>>()?.join(",")))
+}
+
+/// An incident as JSON with one more field. The text is put together: another way to write so large a type would
+/// make the program a tenth of a megabyte larger.
+fn with(incident: &Incident, name: &str, value: &impl Serialize) -> Result<String, ApiError> {
+    let mut text = serde_json::to_string(incident).map_err(unwritten)?;
+    text.pop();
+    text += &format!(",\"{name}\":{}}}", serde_json::to_string(value).map_err(unwritten)?);
+    Ok(text)
+}
+
+fn unwritten(error: serde_json::Error) -> ApiError {
+    ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written: {error}"))
+}
+
+fn json_text(text: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 pub(super) async fn history(State(shared): State<Shared>, Query(asked): Query<AskedHistory>) -> Response {
@@ -191,7 +222,7 @@ const MEMORY_ONLY: &str = "The disk of incident_dir does not answer: only the in
 const INCOMPLETE: HeaderName = HeaderName::from_static("x-incomplete");
 
 /// The incidents in the agent's memory and those whose bundle still exists, newest first.
-pub(super) async fn incidents(State(shared): State<Shared>) -> Listed<Vec<Incident>> {
+pub(super) async fn incidents(State(shared): State<Shared>) -> Result<Response, ApiError> {
     let dir = shared.incident_dir.clone();
     // Where the disk hangs, those in memory are told all the same.
     let (stored, lacks) = match shared.bundle_disk.read(Box::new(move || files::incidents(&dir))).await {
@@ -200,24 +231,19 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Listed<Vec<Incide
     };
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
     by_id.extend(shared.agent().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
-    ([(INCOMPLETE, lacks.to_owned())], Json(by_id.into_values().rev().collect()))
+    let list = json_text(briefly(by_id.values().rev())?);
+    Ok(([(INCOMPLETE, lacks)], list).into_response())
 }
 
-/// An incident as JSON, with the sentences of its messages, and where to look first. The text is put
-/// together: another way to write so large a type would make the program a tenth of a megabyte larger.
+/// An incident as JSON, with the sentences of its messages, and where to look first.
 fn with_facts(incident: &Incident, folder: &std::path::Path) -> Result<Response, ApiError> {
-    let failed =
-        |error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written: {error}"));
     let origin = Origin { incidents: Some(folder.display().to_string()), ..Origin::default() };
-    let facts = serde_json::to_string(&Facts::of(incident, &origin)).map_err(failed)?;
-    let mut json = serde_json::to_string(incident).map_err(failed)?;
-    json.pop();
-    json += &format!(",\"facts\":{facts}}}");
+    let mut json = with(incident, "facts", &Facts::of(incident, &origin))?;
     if let Some(next) = next_step(incident) {
         json.pop();
-        json += &format!(",\"next\":{}}}", serde_json::to_string(next).map_err(failed)?);
+        json += &format!(",\"next\":{}}}", serde_json::to_string(next).map_err(unwritten)?);
     }
-    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
+    Ok(json_text(json))
 }
 
 pub(super) async fn incident(

@@ -12,9 +12,10 @@ use skewtrap::serve::metrics::Metrics;
 use skewtrap::serve::published::{Publisher, Vitals, publisher};
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::capture::refusal::Reason;
+use skewtrap_core::factor::Mark;
 use skewtrap_core::finding::{Finding, Side};
 use skewtrap_core::incident::{
-    CaptureOutcome, Escalation, Incident, IncidentState, Joined, Raised, Refused, Returned, STANDING,
+    CaptureOutcome, Escalation, Incident, IncidentState, Joined, Marked, Raised, Refused, Returned, STANDING,
 };
 use skewtrap_core::message::{Facts, Origin, sample, utc};
 use skewtrap_core::rule::RuleState;
@@ -481,7 +482,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     let Some(mut browser) = Browser::start().await else { return };
     let dir = tempfile::tempdir().unwrap();
     bundle(dir.path());
-    let started = wall_time();
+    let started = wall_time() - Duration::from_secs(250);
     let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), status(started)).await;
     browser.open(&format!("http://{}/", agent.address)).await;
 
@@ -506,6 +507,15 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.querySelector('.plot a.incident').getAttribute('aria-label').includes('DP2 dp-load-skew')").await;
     browser
         .until("document.querySelector('.alarm').innerText.includes('No window: the rule\\'s cooldown')")
+        .await;
+    // Before the agent began the chart says so: about 50 of its 300 seconds.
+    let band = browser.eval("document.querySelector('rect.away').width.baseVal.value / (document.querySelector('.plot svg').width.baseVal.value - 54)").await;
+    assert!((band.as_f64().unwrap() - 1.0 / 6.0).abs() < 0.02, "{band}");
+    browser.until("document.querySelector('.plot text.away').textContent.includes('not running')").await;
+    browser
+        .until(
+            "document.querySelector('.plot').getAttribute('aria-label').includes('has been running since')",
+        )
         .await;
 
     // A change needs the token; what the agent answers is shown. Every control has a name.
@@ -633,11 +643,22 @@ async fn an_incident_says_since_when_for_how_long_and_whom_its_verdict_was_held_
         browser.until(&shown).await;
     }
     assert_eq!(browser.eval(&said("ompared while")).await, false);
+    // What somebody said of it stands in the list, in the alarm and with the incident.
+    let marked = |incident: &mut Incident| {
+        incident.marked = Some(Marked { mark: Mark::Noise, at: incident.fired_at });
+    };
+    agent.publisher.publish_fixed(of(&marked));
+    browser.until(&said("noise, said at ")).await;
+    for place in ["#incidents", ".alarm"] {
+        browser
+            .until(&format!("/marked as noise, said at /i.test(document.querySelector('{place}').innerText)"))
+            .await;
+    }
     agent.publisher.publish_fixed(of(&|incident| {
         let finding = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
         incident.blame(finding, incident.fired_at);
     }));
-    browser.until(&said("(Compared while DP2 was blamed: it confirms nothing of DP0.)")).await;
+    browser.until(&said("(compared while DP2 was blamed: it confirms nothing of DP0)")).await;
     browser.until(&said("; compared while DP2 was blamed: it confirms nothing of DP0")).await;
     agent.publisher.publish_fixed(of(&|incident| {
         incident.resolve(incident.fired_at + Duration::from_secs(60));

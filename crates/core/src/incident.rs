@@ -15,7 +15,7 @@ pub use self::impact::{BeforeAndNow, Impact};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::cause::Cause;
-use crate::factor::Factor;
+use crate::factor::{Factor, Mark};
 use crate::finding::{Finding, Side, Statistic};
 use crate::rule::Severity;
 use skewtrap_trace::labels::Labels;
@@ -106,6 +106,9 @@ pub struct Incident {
     /// Whether its capture was taken for later ones of the server to be compared with.
     #[serde(default, rename = "baseline", skip_serializing_if = "std::ops::Not::not")]
     pub is_baseline: bool,
+    /// What a person said that it was worth; the last word counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marked: Option<Marked>,
 }
 
 /// The name under which captures stand that no rule asked for.
@@ -150,6 +153,7 @@ impl Incident {
             usual_pause_s: None,
             moved_again: None,
             is_baseline: false,
+            marked: None,
         }
     }
 
@@ -371,6 +375,14 @@ pub struct Raised {
 
 /// More than this of what other rules found is not kept.
 const MOST_JOINED: usize = 32;
+
+/// What a person said of an incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    #[serde(rename = "as")]
+    pub mark: Mark,
+    pub at: Time,
+}
 
 /// What another rule found of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

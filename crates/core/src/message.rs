@@ -6,6 +6,7 @@
 //! answer. Who receives it is decided in `act::notify`.
 
 mod alertmanager;
+mod brief;
 mod facts;
 mod sample;
 mod slack;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::alertmanager::{Alert, LONGEST_ALERT, alerts};
+pub use self::brief::Brief;
 pub use self::facts::{Facts, next_step, serving};
 pub use self::sample::sample;
 pub use self::slack::slack;

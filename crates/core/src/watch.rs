@@ -48,7 +48,7 @@ use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
 use crate::capture::refusal::Refusal;
 use crate::factor::{Mark, MarkEffect};
-use crate::incident::{Incident, IncidentId};
+use crate::incident::{Incident, IncidentId, Marked};
 use crate::rule::{LearnedServer, Rule};
 use crate::signal::catalog::Catalog;
 use crate::signal::intake::{Intake, UserSignals};
@@ -348,9 +348,13 @@ impl Watch {
 
     /// A person says what an incident was worth. What it taught its server's bounds; `None` where its rule has a bound
     /// that somebody wrote, or its firing is no longer remembered.
-    pub fn mark(&mut self, incident: &Incident, mark: Mark, now: Time) -> Option<MarkEffect> {
+    pub fn mark(&mut self, id: &str, mark: Mark, now: Time, out: &mut Vec<Effect>) -> Option<MarkEffect> {
+        let incident = &mut self.core.incidents.get_mut(id)?.incident;
         incident.trouble?;
-        self.core.engine.mark(&incident.target, incident.fired_at, mark, now)
+        let effect = self.core.engine.mark(&incident.target, incident.fired_at, mark, now)?;
+        incident.marked = Some(Marked { mark, at: now });
+        out.push(Effect::Store { incident: Box::new(incident.clone()) });
+        Some(effect)
     }
 
     /// The silences that hold, as they outlive the agent.

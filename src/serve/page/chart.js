@@ -34,7 +34,7 @@ export function chartOf(target) {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 dark.addEventListener("change", () => charts.forEach(chart => redraw(chart)));
 
-// lines: [{rank, values, blamed}], all of one length; end: of the last value; incidents: of this server.
+// lines: [{rank, values, blamed}], all of one length; end: of the last value; started: when the agent did; incidents: of this server.
 export function show(chart, data) {
   const points = data.lines[0].values.length;
   chart.data = { ...data, points, heat: data.lines.length >= HEAT_FROM };
@@ -62,7 +62,7 @@ function redraw(chart) {
   chart.geometry = { top, height, width, begin, x };
   const parts = data.heat ? heat(data, top, width, ceiling) : lines(data, top, height, width, ceiling, x);
   const picture = svg("svg", { width, height: top + height + BOTTOM, viewBox: `0 0 ${width} ${top + height + BOTTOM}`, "aria-hidden": null },
-    ...times(data, begin, top + height, x, width), ...parts.shapes, ...marks(top, height), svg("line", { class: "cursor", y1: top, y2: top + height, visibility: "hidden" }));
+    ...notRunning(data, begin, x, top, height), ...times(data, begin, top + height, x, width), ...parts.shapes, ...marks(top, height), svg("line", { class: "cursor", y1: top, y2: top + height, visibility: "hidden" }));
   replace(chart.plot, [...parts.below, picture]);
   chart.plot.setAttribute("aria-label", spoken(data));
   mark(chart);
@@ -71,7 +71,16 @@ function redraw(chart) {
 function spoken(data) {
   const now = data.lines.map(l => [rankName(l.rank), l.values[data.points - 1]]).filter(n => n[1] !== null).sort((a, b) => b[1] - a[1]);
   const range = now.length ? `; now the highest is ${now[0][0]} with ${figure(now[0][1])}, the lowest ${now.at(-1)[0]} with ${figure(now.at(-1)[1])}` : "";
-  return `${data.signal} of ${data.lines.length} ranks of ${data.target} over the last ${Math.round((data.points - 1) * data.step / 60)} minutes${range}. Left and right arrow keys read a moment.`;
+  return `${data.signal} of ${data.lines.length} ranks of ${data.target} over the last ${Math.round((data.points - 1) * data.step / 60)} minutes${range}. ${data.started > timeAt(data, 0) ? "The agent has been running since " + clock(data.started) + ". " : ""}Left and right arrow keys read a moment.`;
+}
+
+// Before the agent started nothing was looked at: that is no rank's silence.
+function notRunning(data, begin, x, top, height) {
+  const end = Math.min(data.started || 0, data.end), width = x(end) - x(begin);
+  if (end <= begin || width < 1) return [];
+  const said = "the agent was not running", words = [said, "not running"].find(w => w.length * 7 < width);
+  return [svg("rect", { class: "away", x: x(begin), y: top, width, height }),
+    ...(words ? [text(x(begin) + width / 2, top + height / 2 + 4, words, "axis middle away")] : [])];
 }
 
 function times(data, begin, y, x, width) {

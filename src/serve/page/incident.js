@@ -23,25 +23,6 @@ export const howMuch = (statistic, signal, value, bound) => value === null || si
   : statistic.startsWith("factors") ? signal + ": " + figure(value) + " times the firing bound"
   : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
 
-// Whether the blame is on somebody else by now, or on the same for the opposite: then a verdict confirms nothing of it.
-const hasLess = f => f.side === "low" && (f.statistic === "factors" ? ["share", "work"].includes(f.signal) : f.signal === "load" || /_(reqs|tokens)$/.test(f.signal || ""));
-const ofAnother = (v, f) => v.suspect && !(same(v.suspect.rank, f.rank) && v.suspect.has_less === hasLess(f));
-export const verdictText = (v, f) => v.sentence + (!ofAnother(v, f) ? ""
-  : same(v.suspect.rank, f.rank) ? " (Compared while " + rankName(f.rank) + " was blamed for the opposite: it confirms nothing of what is told now.)"
-  : " (Compared while " + rankName(v.suspect.rank) + " was blamed: it confirms nothing of " + rankName(f.rank) + ".)");
-
-// Why no window came, or what came of it, in a sentence; nothing where the rule captures nothing.
-export function windowText(i) {
-  const c = i.capture;
-  if (c.state === "refused") return "No window: " + c.why;
-  if (c.state === "failed") return "The window failed: " + c.why;
-  if (c.state === "open") return "A window is open since " + clock(c.since) + ".";
-  if (c.state === "done") return "A window was taken" + (i.verdict ? "." : "; there is no verdict yet.");
-  return "";
-}
-
-export const causeShort = c => ({ likely: "Likely cause: ", consistent: "Consistent with: " }[c.certainty] || "Cause: ") + c.statement;
-
 const isTrace = name => /\.trace\.json(\.gz)?$/.test(name);
 
 function fileRow(i, href, file) {
@@ -66,11 +47,11 @@ function tracesFirst(i, files) {
 }
 
 // The sentences of its messages, as the agent writes them.
-const FACTS = ["rule", "since", "rank", "how_much", "impact", "evidence", "cause", "not_it", "next", "symptoms", "death", "capture", "verdict", "cost", "bundle"]
+const FACTS = ["rule", "since", "rank", "how_much", "impact", "evidence", "cause", "not_it", "next", "symptoms", "death", "capture", "verdict", "mark", "cost", "bundle"]
   .map(key => [key, key.replace("_", " ")]);
 
 export function drawIncident({ incident: i, files, facts }) {
-  const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
+  const f = i.finding, brief = i.brief, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
   const rows = [...(facts ? [] : [["facts", "the agent has not answered yet"]]), ...FACTS.filter(([key]) => facts && facts[key]).map(([key, name]) => [name, key === "evidence" ? el("code", {}, facts[key]) : key === "bundle" ? el("span", { class: "path" }, facts[key]) : facts[key]]),
     ...(i.raised || []).map(r => ["raised", "at " + clock(r.at) + "; its severity was " + r.from])];
@@ -79,9 +60,9 @@ export function drawIncident({ incident: i, files, facts }) {
   return [
     el("div", { class: "row" }, el("h2", { id: "incident-title" }, rankName(f.rank) + " on " + i.target), el("a", { href: "#", "data-key": "close" }, "close")),
     el("p", { class: "path quiet" }, i.id),
-    i.verdict ? el("p", { class: "lead" }, verdictText(i.verdict, f)) : "",
-    i.cause ? el("p", { class: i.verdict ? "" : "lead" }, causeShort(i.cause)) : "",
-    !i.verdict && windowText(i) ? el("p", {}, windowText(i)) : "",
+    brief.verdict ? el("p", { class: "lead" }, brief.verdict) : "",
+    brief.cause ? el("p", { class: brief.verdict ? "" : "lead" }, brief.cause) : "",
+    !brief.verdict && brief.window ? el("p", {}, brief.window) : "",
     el("div", { class: "buttons left" },
       ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).map(name => el("a", { class: "button", href: href(name), target: "_blank", rel: "noopener", "data-key": "open " + name }, name === "report.html" ? "Open the report" : "Open " + name)),
       trace ? el("button", { type: "button", "data-key": "perfetto", title: "opens ui.perfetto.dev and hands it " + trace.path + "; it is sent to no server",

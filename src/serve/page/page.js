@@ -2,7 +2,7 @@
 // and changes something only where a button was pressed (actions.js).
 import { capture, endSilence, silence } from "./actions.js";
 import { HEAT_FROM, chartOf, isBlamedBy, show, sparkline } from "./chart.js";
-import { causeShort, chosen, departure, drawIncident, howMuch, verdictText, windowText } from "./incident.js";
+import { chosen, departure, drawIncident, howMuch } from "./incident.js";
 import { $, badge, bytes, clock, count, draw, el, figure, forget, labelText, rankName, replace, span, within } from "./words.js";
 
 const EVERY_MS = 1000, HIDDEN_MS = 10000, TRY_AGAIN_MS = 2000, GIVE_UP_MS = 8000, KEPT_EVERY_MS = 15000;
@@ -19,7 +19,7 @@ function firing(status) {
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
       bound: group.bound, since: incident && incident.finding.statistic ? incident.finding.onset : group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load", departure: incident ? departure(incident.finding) : "",
-      refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? verdictText(incident.verdict, incident.finding) : "" });
+      refused: group.refused, ...(incident ? incident.brief : {}) });
   }
   return found;
 }
@@ -40,6 +40,7 @@ function drawFiring(list) {
     el("p", { class: "num" }, f.departure || howMuch(f.statistic, f.signal, f.value, f.bound),
       f.since ? " since " + clock(f.since) : "", ", rule " + f.rule + "."),
     f.verdict ? el("p", {}, f.verdict) : "", f.cause ? el("p", {}, f.cause) : "", windowLine(f) ? el("p", {}, windowLine(f)) : "",
+    f.mark ? el("p", { class: "small" }, "Marked as " + f.mark + ".") : "",
     el("p", { class: "small quiet" }, f.why)));
 }
 
@@ -77,7 +78,7 @@ function drawLoad(history, status) {
       : [info.engine, info.engine_version].filter(Boolean).join(" ") + (behind ? " · answers, but the agent is BEHIND with what it says" : "");
     replace(part.querySelector(".heading"), [el("p", { class: "small quiet" }, el("b", {}, target), " · " + (what ? what + " · " : "") + count(lines.length, "rank") + " · last " + span(history.step_s * (lines[0].values.length - 1))),
       status.watch_only ? "" : el("button", { type: "button", "data-key": "capture " + target, "aria-label": "Start window on " + target, onclick: () => capture(target) }, "Start window")].filter(Boolean));
-    show(chartOf(target), { target, lines, end: history.end, step: history.step_s, signal: history.signal,
+    show(chartOf(target), { target, lines, end: history.end, step: history.step_s, started: status.started, signal: history.signal,
       incidents: incidents.filter(i => i.target === target).map(i => ({ ...i, live: live.has(i.id) })) });
     drawRanks(part.querySelector(".each"), lines, info, history.signal);
   });
@@ -164,7 +165,7 @@ function drawIncidents({ list, id, now, incomplete }) {
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
     cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? howMuch(i.finding.statistic, i.finding.signal, i.finding.value, i.finding.bound) : i.died ? "server died" : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
-    cell("why", {}, i.verdict ? verdictText(i.verdict, i.finding) : i.cause ? causeShort(i.cause) : ""),
+    cell("why", {}, i.brief.verdict || i.brief.cause || "", i.brief.mark ? el("p", { class: "small quiet" }, "marked as " + i.brief.mark) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
   // The roles are written out: on narrow screens the rows are blocks, which no browser takes for a table.
   const head = el("tr", { role: "row" }, ...["fired", "rule", "rank", "capture", "verdict or cause", "now"].map(t => el("th", { scope: "col", role: "columnheader" }, t)));

@@ -62,6 +62,9 @@ pub struct Facts {
     pub capture: String,
     /// The result of comparing the ranks.
     pub verdict: String,
+    /// What a person said that it was worth.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mark: String,
     /// What the window cost the server.
     pub cost: String,
     pub bundle: String,
@@ -85,6 +88,7 @@ impl Facts {
             death: incident.died.as_ref().map_or_else(String::new, death),
             capture: captures(incident),
             verdict: verdict(incident),
+            mark: mark(incident),
             cost: costs(incident),
             bundle: bundle(incident, origin),
             open: open(incident, origin),
@@ -93,7 +97,7 @@ impl Facts {
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 16] = [
+        let all: [(&'static str, &str); 17] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
@@ -107,6 +111,7 @@ impl Facts {
             ("death", &self.death),
             ("capture", &self.capture),
             ("verdict", &self.verdict),
+            ("mark", &self.mark),
             ("cost", &self.cost),
             ("bundle", &self.bundle),
             ("open", &self.open),
@@ -457,8 +462,13 @@ fn verdict(incident: &Incident) -> String {
     .into()
 }
 
+/// `noise, said at 2026-11-24 03:50:00 UTC`.
+pub(super) fn mark(incident: &Incident) -> String {
+    incident.marked.map_or_else(String::new, |said| format!("{}, said at {}", said.mark.word(), utc(said.at)))
+}
+
 /// What a verdict is that was made for another blame.
-fn compared_before(other: &Labels, now: &Labels) -> String {
+pub(super) fn compared_before(other: &Labels, now: &Labels) -> String {
     match (rank_name(other), rank_name(now)) {
         (before, now) if before == now => {
             format!(

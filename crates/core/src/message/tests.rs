@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::capture::captured::{Captured, Quality};
+use crate::factor::Mark;
 use crate::finding::{Finding, Measured, MemberValue, Side, Symptom};
-use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Refused};
+use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Marked, Refused};
 use crate::rule::Severity;
 use skewtrap_trace::rank::Rank;
 
@@ -41,6 +42,28 @@ fn message(incident: &Incident, update: Update) -> Message {
 
 fn text(incident: &Incident, update: Update) -> String {
     anstream::adapter::strip_str(&terminal(&message(incident, update))).to_string()
+}
+
+#[test]
+fn a_list_has_a_short_sentence_of_the_verdict_the_cause_the_window_and_the_mark() {
+    let mut incident = resolved();
+    let brief = Brief::of(&incident);
+    assert!(brief.verdict.starts_with("DP2 has more to do than its peers") && brief.mark.is_empty());
+    assert_eq!(brief.window, "A window was taken.");
+    incident.marked = Some(Marked { mark: Mark::Useful, at: at() });
+    let said = "useful, said at 2026-11-24 03:48:46.1 UTC";
+    assert_eq!(Brief::of(&incident).mark, said);
+    assert!(text(&incident, Update::Resolved).contains(said));
+    incident.blame(Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() }, at());
+    let of_another = Brief::of(&incident).verdict;
+    assert!(
+        of_another.ends_with("(compared while DP2 was blamed: it confirms nothing of DP0)"),
+        "{of_another}"
+    );
+    incident.verdict = None;
+    assert_eq!(Brief::of(&incident).window, "A window was taken; there is no verdict yet.");
+    incident.capture = CaptureOutcome::Failed { why: "the server went away".into(), captured: None };
+    assert_eq!(Brief::of(&incident).window, "The window failed: the server went away");
 }
 
 #[test]

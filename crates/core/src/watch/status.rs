@@ -13,7 +13,7 @@ use crate::amount::Span;
 use crate::capture::facts::{ServerKind, Sizes};
 use crate::capture::sizing::max_stall_words;
 use crate::capture::{CaptureSpec, HttpWindow};
-use crate::incident::CaptureOutcome;
+use crate::incident::{CaptureOutcome, Joined};
 use crate::message::stood_still;
 use crate::rule::Evaluation;
 use crate::rule::{Rule, RuleState};
@@ -215,6 +215,17 @@ fn group_of(core: &Core, evaluation: &Evaluation) -> GroupStatus {
     let active =
         core.incidents.firing_now().find(|c| c.incident.rule == evaluation.rule && Some(&c.group) == all);
     let incident = active.map(|c| &c.incident);
+    // A rule whose finding belongs to the incident of another has none of its own.
+    let is_own = |j: &&Joined| j.rule == evaluation.rule && j.until.is_none();
+    let joined_in = |c: &ActiveIncident| {
+        Some((c.incident.id.clone(), c.incident.joined.iter().find(is_own)?.rank.clone()))
+    };
+    let joined = || {
+        let is_firing = incident.is_none() && evaluation.state == RuleState::Firing;
+        core.incidents.newest_first().filter(|c| is_firing && c.incident.target == target).find_map(joined_in)
+    };
+    let told = incident.map(|i| (i.id.clone(), i.finding.rank.clone())).or_else(joined);
+    let (id, rank) = told.unzip();
     // How many times its bound a hung rank is, is always the same.
     let still = incident.and_then(stood_still);
     let numbers = evaluation.numbers.as_ref().filter(|_| still.is_none());
@@ -223,17 +234,17 @@ fn group_of(core: &Core, evaluation: &Evaluation) -> GroupStatus {
         None => evaluation.why.clone(),
     };
     GroupStatus {
-        target,
+        rank,
+        incident: id,
         state: evaluation.state,
         why,
         since: evaluation.since,
         statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
         value: numbers.map(|n| n.value),
         bound: numbers.map(|n| n.bound),
-        rank: incident.map(|i| i.finding.rank.clone()),
-        incident: incident.map(|i| i.id.clone()),
         refused: incident.and_then(|i| i.capture.refused()).map(|r| r.why.clone()),
         again: active.and_then(|active| again_of(core, active)),
+        target,
         group,
     }
 }

@@ -14,7 +14,7 @@ use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
 use crate::incident::{CaptureOutcome, Death, EndReason, IncidentState, VerdictNote};
 use crate::message::Update;
-use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
+use crate::rule::{Combine, Condition, Direction, FactorSet, RuleState, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
 use crate::signal::log_reader::Arrival;
 use crate::signal::observation::SourceId;
@@ -341,6 +341,42 @@ fn a_rule_on_levels_that_joins_finds_symptoms_of_the_trouble_and_any_other_an_in
     let apart = told_of(vec![of_factors(), of_levels(false)], 320, &slow);
     let rules: Vec<&str> = apart.of(Update::Fired).iter().map(|m| &*m.2.rule).collect();
     assert_eq!(rules, ["dp-load-skew", "running-skew"]);
+}
+
+#[test]
+fn the_status_of_a_rule_that_joined_an_incident_names_its_rank_and_the_incident() {
+    let slow = |s: u32, rank: u32| match rank == 1 && within(s, 200, 250) {
+        true => Second { report_s: 3.0, running: 20 + 3 * (s - 200), ..USUAL },
+        false => USUAL,
+    };
+    let (mut watch, mut told) =
+        (Watch::new(setup(vec![of_factors(), of_levels(true)]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 248), &slow);
+    let status = watch.status(Time::from_epoch_s(START + 248.0));
+    let level = status.rules.iter().find(|r| &*r.name == "running-skew").expect("it is loaded");
+    let firing = level.groups.iter().find(|g| g.state == RuleState::Firing).expect("it fires");
+    let wanted = Some(&told.of(Update::Fired)[0].2);
+    assert_eq!(firing.rank.as_ref().map(ToString::to_string).as_deref(), Some("dp_rank=1"));
+    assert_eq!(firing.incident.as_ref(), wanted.map(|incident| &incident.id));
+}
+
+#[test]
+fn what_a_person_says_of_an_incident_is_kept_with_it() {
+    let slow = |s: u32, rank: u32| match rank == 1 && within(s, 200, 250) {
+        true => Second { report_s: 3.0, running: 60, ..USUAL },
+        false => USUAL,
+    };
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, 240), &slow);
+    let id = told.of(Update::Fired)[0].2.id.clone();
+    let (now, mut effects) = (Time::from_epoch_s(START + 240.0), Vec::new());
+    assert!(watch.mark(&id, Mark::Useful, now, &mut effects).is_some());
+    assert!(watch.mark(&id, Mark::Noise, now, &mut effects).is_some());
+    told.take(240.0, effects);
+    let said = Some(Marked { mark: Mark::Noise, at: now });
+    assert_eq!(told.stored.last().and_then(|incident| incident.marked), said, "the last word counts");
+    assert_eq!(watch.incident(&id).and_then(|incident| incident.marked), said);
+    assert!(watch.mark("another", Mark::Noise, now, &mut Vec::new()).is_none());
 }
 
 #[test]
