@@ -1,6 +1,6 @@
-//! Tests beside programs, crates and recordings of others: a real nsys, Prometheus, Alertmanager, DuckDB and
-//! Chromium, the crates whose work we do ourselves, and the recordings beside the repository. Where
-//! one is missing, its tests say `SKIPPED: ...` and pass.
+//! Tests beside programs and recordings of others: a real nsys, Prometheus, Alertmanager, DuckDB and Chromium, and the
+//! recordings beside the repository. Where one is missing, its tests say `SKIPPED: ...` and pass. The crates whose work we
+//! do ourselves are in `crates/peers`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../it/support/mod.rs"]
@@ -11,10 +11,8 @@ mod alertmanager;
 mod beside;
 mod captures;
 mod duckdb;
-mod linemux;
 mod nsys;
 mod prometheus;
-mod prometheus_parse;
 mod recordings;
 mod report_page;
 mod shipped_rules;

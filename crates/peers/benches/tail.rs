@@ -1,6 +1,6 @@
-//! Reading an existing log to its end: `cargo bench --bench tail`.
+//! Reading an existing log to its end: `cargo bench -p skewtrap-peers --bench tail`.
 //!
-//! Compares our reader with linemux and with the simplest reader possible. `tests/peers/linemux.rs` shows
+//! Compares our reader with linemux and with the simplest reader possible. `crates/peers/tests/it/linemux.rs` shows
 //! what linemux loses in rotations; this shows its speed.
 
 use std::fs::File;

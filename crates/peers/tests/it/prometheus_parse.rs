@@ -1,13 +1,24 @@
 //! Our exposition parser beside prometheus-parse, on what both accept, and on what only one does.
 
+use std::path::{Path, PathBuf};
+
 use prometheus_parse::{Scrape, Value};
 use proptest::prelude::*;
 use skewtrap_core::signal::exposition;
 
-use crate::beside::recording;
-
 /// Name, sorted labels, value as text (NaN is not equal to itself).
 type Row = (String, Vec<(String, String)>, String);
+
+/// A recording, which lies beside the repository; `None`, said loudly, where it does not.
+fn recording(name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let found = ["../shared/recordings", "../../shared/recordings"].map(|at| root.join(at).join(name));
+    let found = found.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED: the recording {name} is not beside this repository");
+    }
+    found
+}
 
 fn ours(page: &str) -> Vec<Row> {
     let mut rows = Vec::new();

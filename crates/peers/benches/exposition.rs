@@ -1,4 +1,4 @@
-//! Our exposition parser beside prometheus-parse: `cargo bench --bench exposition`.
+//! Our exposition parser beside prometheus-parse: `cargo bench -p skewtrap-peers --bench exposition`.
 //!
 //! The page is what an SGLang server of 64 ranks serves. prometheus-parse gets the same page with
 //! its colons turned to underscores, because it drops every name with a colon.
