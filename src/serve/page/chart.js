@@ -80,7 +80,7 @@ function notRunning(data, begin, x, top, height) {
   if (end <= begin || width < 1) return [];
   const said = "the agent was not running", words = [said, "not running"].find(w => w.length * 7 < width);
   return [svg("rect", { class: "away", x: x(begin), y: top, width, height }),
-    ...(words ? [text(x(begin) + width / 2, top + height / 2 + 4, words, "axis middle away")] : [])];
+    ...(words ? [text(x(begin) + width / 2, top + height * 3 / 8 + 4, words, "axis middle away")] : [])];
 }
 
 function times(data, begin, y, x, width) {
@@ -175,9 +175,10 @@ function incidentMarks(data, x, begin) {
     ends[m.lane] = Math.max(ends[m.lane] || 0, m.x2);
   }
   const marks = (top, height) => found.map(m => {
-    const name = rankName(m.i.finding.rank) + " " + m.i.rule, letters = Math.floor((m.x2 - m.x1 - 8) / 7.6);
+    const rank = rankName(m.i.finding.rank), name = rank + " " + m.i.rule, letters = Math.floor((m.x2 - m.x1 - 8) / 7.6);
+    const shown = name.length <= letters ? name : letters < rank.length + 3 ? rank : name.slice(0, letters - 1) + "…";
     const began = m.from >= begin ? [svg("line", { class: "onset", x1: m.x1, x2: m.x1, y1: m.lane * LANE + 2, y2: top + height })] : [];
-    const label = letters >= 3 ? [text(m.x1 + 5, m.lane * LANE + 14, name.length > letters ? name.slice(0, letters - 1) + "…" : name, "flag")] : [];
+    const label = shown.length <= letters ? [text(m.x1 + 5, m.lane * LANE + 14, shown, "flag")] : [];
     const said = `incident: ${name}, since ${clock(m.from)}` + (m.i.resolved_at ? `, over at ${clock(m.i.resolved_at)}` : "");
     const title = svg("title", {});
     title.textContent = said;
