@@ -272,6 +272,7 @@ const LONG_FILES: &[&str] = &[
     "crates/core/src/rule/factors.rs",
     "crates/core/src/rule/group.rs",
     "crates/core/src/watch/requests.rs",
+    "crates/fleet/src/store.rs",
     "src/act/bundle.rs",
     "src/act/state.rs",
     "src/agent/pool/keeper.rs",

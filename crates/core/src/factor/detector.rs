@@ -315,8 +315,8 @@ impl Detector {
         }
     }
 
-    /// This detector in the place of the one `before`, of other ranks of the same server: the numbers of its troubles are
-    /// not used again, and of those that go on nobody will see the end.
+    /// This detector in the place of the one `before`, of other ranks of the same server: the numbers of its
+    /// troubles are not used again, and of those that go on nobody will see the end.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
         self.incidents = before.incidents;

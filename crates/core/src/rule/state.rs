@@ -236,8 +236,8 @@ impl GroupState {
         if is_opposite && firing.blame.member == *other { (other, firing.blame.side) } else { (member, side) }
     }
 
-    /// Whether a firing is open of which it may still be seen that it goes on: later it is over, told by the incident as
-    /// one whose end was not seen.
+    /// Whether a firing is open of which it may still be seen that it goes on: later it is over, told by the
+    /// incident as one whose end was not seen.
     pub fn awaits(&self, now: Time) -> bool {
         match self {
             Self::Firing(f) | Self::Unknown { interrupted: Some(f) } => {
