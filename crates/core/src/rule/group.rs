@@ -33,8 +33,6 @@ pub(super) enum Unjudged {
     NoData(usize),
     /// Fewer members than the rule wants.
     TooFewMembers(usize),
-    /// Too little was seen of the members as they are now to say whether what departed still does.
-    TooLittleSeen,
     /// The guard could not be evaluated.
     Guard(String),
 }
@@ -198,11 +196,6 @@ impl Group {
         let trigger = rule.trigger.judge(Part::Trigger, read, detected, &mut self.memory, scratch);
         let is_open =
             matches!(self.state, GroupState::Firing(_) | GroupState::Unknown { interrupted: Some(_) });
-        // Where a member joined or left, or all stood still, nobody knows whether what departed still does.
-        let is_by_departure = || rule.clear.conditions.iter().any(|c| c.statistic == Statistic::Departure);
-        if departure.is_none() && !is_low_load && self.state.awaits(now) && is_by_departure() {
-            return self.cannot_judge(compiled, Unjudged::TooLittleSeen, now);
-        }
         // Only an open firing can clear, and before the first one it matters whether this agent saw it
         // begin: only then is judging the clear worth its time.
         let clear = is_low_load
@@ -387,9 +380,6 @@ impl Group {
                     self.name(),
                     compiled.rule.min_members
                 )
-            }
-            Unjudged::TooLittleSeen => {
-                format!("too little has been seen of the members of {} as they are now", self.name())
             }
             Unjudged::Guard(e) => e.clone(),
         }

@@ -18,8 +18,6 @@ use skewtrap_trace::time::Time;
 /// A firing whose data were absent for longer is not the same any more: the server was started again, or
 /// other firings may have begun and ended meanwhile.
 pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
-/// By then its incident has been told as one whose end was not seen.
-const TOLD: Duration = Duration::from_secs(10);
 
 /// The word for a state, as in every output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -234,17 +232,6 @@ impl GroupState {
         let is_opposite =
             matches!((firing.blame.side, side), (Side::High, Side::Low) | (Side::Low, Side::High));
         if is_opposite && firing.blame.member == *other { (other, firing.blame.side) } else { (member, side) }
-    }
-
-    /// Whether a firing is open of which it may still be seen that it goes on: later it is over, told by the
-    /// incident as one whose end was not seen.
-    pub fn awaits(&self, now: Time) -> bool {
-        match self {
-            Self::Firing(f) | Self::Unknown { interrupted: Some(f) } => {
-                now.since(f.newest) <= RESUMES_WITHIN + TOLD
-            }
-            _ => false,
-        }
     }
 
     /// The clock was set by so many nanoseconds.

@@ -78,41 +78,6 @@ fn played(rule: Rule) -> (Engine, Vec<Change>) {
     (engine, changes)
 }
 
-#[test]
-fn a_member_that_joins_does_not_end_what_departs_on_another() {
-    let departs = Condition { statistic: Statistic::Departure, ..condition(catalog::LOAD, 3.0) };
-    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
-    let target = store.add_target("server".into(), None);
-    let at = |s: f64| Time::from_epoch_s(START + s);
-    let mut engine = Engine::new(vec![any_of(vec![departs])], &mut store, at(0.0));
-    let mut states = Vec::new();
-    for second in 0..1000_u32 {
-        let now = at(f64::from(second));
-        let mut changes = Vec::new();
-        for rank in 0..if second < 240 { 4 } else { 5_u16 } {
-            let wiggle = f64::from((second * 7 + u32::from(rank) * 5) % 4);
-            let more = if rank == 2 && second >= 200 { 60.0 } else { 0.0 };
-            let mut fields = Fields::default();
-            fields.set(catalog::RUNNING_REQS, 20.0 + wiggle + more);
-            fields.set(catalog::QUEUE_REQS, 0.0);
-            fields.set(catalog::LOAD, 20.0 + wiggle + more);
-            store.record(target, Rank::dp(rank), Source::Loads, &fields, now, now);
-        }
-        engine.tick(&mut store, now, &mut changes);
-        states.extend(changes.into_iter().map(|change| (second, change.state)));
-    }
-    let fired = states
-        .iter()
-        .find(|(_, state)| *state == RuleState::Firing)
-        .unwrap_or_else(|| panic!("{states:?}"))
-        .0;
-    assert!((200..240).contains(&fired), "{states:?}");
-    // As long as too little is seen of the five nobody knows; what was found is no longer the same after ten minutes.
-    let ended = states.iter().find(|(at, state)| *at > fired && *state == RuleState::Idle).map(|(at, _)| *at);
-    assert!(ended.is_none_or(|at| at > 840), "{states:?}");
-    assert!(states.contains(&(240, RuleState::Unknown)), "{states:?}");
-}
-
 fn first_firing(rule: Rule) -> Change {
     let (_, changes) = played(rule);
     changes.into_iter().find(|c| c.state == RuleState::Firing).expect("the queue departs")
