@@ -57,16 +57,33 @@ impl LogQueue {
     pub fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let (done, waits) = sync_channel(1);
-        let mut entry = Entry::Flush(done);
-        while let Err(TrySendError::Full(again)) = self.tx.try_send(entry) {
-            if Instant::now() >= until {
-                return;
+        if self.push(Entry::Flush(done), until).is_ok() {
+            // Too late or never: whoever reads nothing gets nothing.
+            let _ = waits.recv_timeout(until.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Writes what a program says before it ends, behind all lines before it, and waits for `limit` at most. Whether
+    /// there is a thread that writes.
+    fn last_words(&self, said: Vec<u8>, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        match self.push(Entry::Line(said), until) {
+            Ok(()) => self.flush(until.saturating_duration_since(Instant::now())),
+            Err(TrySendError::Full(_)) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+            Err(TrySendError::Disconnected(_)) => return false,
+        }
+        true
+    }
+
+    /// Adds an entry, for which it waits for room.
+    fn push(&self, mut entry: Entry, until: Instant) -> Result<(), TrySendError<Entry>> {
+        loop {
+            match self.tx.try_send(entry) {
+                Err(TrySendError::Full(again)) if Instant::now() < until => entry = again,
+                sent => return sent,
             }
-            entry = again;
             thread::sleep(ASK_AGAIN);
         }
-        // Too late or never: whoever reads nothing gets nothing.
-        let _ = waits.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -120,8 +137,9 @@ pub fn to_stderr() -> io::Result<LogQueue> {
         // The thread that writes the queue can hand itself nothing.
         Some(queue) if thread::current().name() != Some(THREAD) => {
             // Behind the lines before it, and held up by a full pipe no longer than they are.
-            drop(queue.clone().write_all(message_of(panic).as_bytes()));
-            queue.flush(LAST_LINES);
+            if !queue.last_words(message_of(panic).into_bytes(), LAST_LINES) {
+                before(panic);
+            }
         }
         _ => before(panic),
     }));
@@ -211,6 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn last_words_find_their_place_behind_a_full_queue_where_it_is_read() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let mut queue = LogQueue::start(writer, |_| {}).expect("a thread");
+        while queue.dropped() == 0 {
+            queue.write_all(&[b'x'; 512]).expect("it is taken, or counted");
+        }
+        let read = thread::spawn(move || {
+            let mut text = String::new();
+            io::BufReader::new(reader).read_to_string(&mut text).expect("read");
+            text
+        });
+        assert!(queue.last_words(b"last words".to_vec(), Duration::from_secs(30)));
+        drop(queue);
+        assert!(read.join().expect("it reads to the end").ends_with("last words"));
+        let (tx, gone) = sync_channel(1);
+        drop(gone);
+        let orphaned = LogQueue { tx, dropped: Arc::default() };
+        assert!(!orphaned.last_words(b"last words".to_vec(), Duration::from_secs(30)));
+    }
+
+    #[test]
     fn a_panic_is_told_and_held_up_by_no_pipe_that_nobody_reads() {
         let (mut reader, mut writer) = io::pipe().expect("a pipe");
         let start = |to: io::PipeWriter| {
@@ -232,12 +271,16 @@ mod tests {
         rustix::fs::fcntl_setfl(&writer, flags).expect("set");
         let mut child = start(writer.try_clone().expect("another"));
         let until = Instant::now() + Duration::from_secs(30);
-        while child.try_wait().expect("asked").is_none() {
+        let ended = loop {
+            if let Some(ended) = child.try_wait().expect("asked") {
+                break ended;
+            }
             if Instant::now() > until {
                 child.kill().expect("killed");
                 panic!("it waits for somebody to read why it panicked");
             }
             thread::sleep(ASK_AGAIN);
-        }
+        };
+        assert_eq!(ended.code(), Some(7));
     }
 }

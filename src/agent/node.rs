@@ -212,6 +212,10 @@ impl Node {
     /// Says what is wrong with windows, once as long as it is the same.
     fn tell(&mut self, went: Vec<(String, anyhow::Result<()>)>) {
         let before = std::mem::take(&mut self.troubles);
+        // Of a round that goes on nothing new is known.
+        let under_way = |mark: &str| self.open.get(mark).is_some_and(|window| window.collection.is_none());
+        self.troubles =
+            before.iter().filter(|(mark, _)| under_way(mark)).map(|(m, w)| (m.clone(), w.clone())).collect();
         for (mark, trouble) in went.into_iter().filter_map(|(mark, went)| Some((mark, went.err()?))) {
             let why = format!("{trouble:#}");
             if before.get(&mark) != Some(&why) {

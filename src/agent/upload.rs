@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -145,6 +146,7 @@ async fn run(
     let still = STILL + Store::part_takes(to.config().rate);
     let parts = || to.opened.get().map_or(0, |to| to.store.parts());
     loop {
+        let hung = AtomicBool::new(false);
         let hangs = |since: Duration| {
             let s = since.as_secs();
             let why = format!(
@@ -152,6 +154,7 @@ async fn run(
             );
             error!("{why}; look whether one of them hangs. It is waited for");
             metrics.store.tell(Some(why));
+            hung.store(true, Ordering::Relaxed);
         };
         let went = tokio::select! {
             () = cancel.cancelled() => return true,
@@ -161,7 +164,7 @@ async fn run(
             went.unwrap_or_else(|e| RoundEnd { is_away: true, trouble: Some(format!("{e:#}")) });
         let trouble = trouble.map(|why| format!("incidents are not uploaded: {why}"));
         pause = if is_away { (pause * 2).min(LONGEST_PAUSE) } else { EVERY };
-        if trouble != told {
+        if trouble != told || hung.load(Ordering::Relaxed) {
             match &trouble {
                 Some(why) => error!("{why}; they are kept here, and it is tried again"),
                 None => info!("incidents are uploaded again"),

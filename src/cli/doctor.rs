@@ -184,11 +184,7 @@ async fn all(
         }
         if args.take_window {
             let handle = handle_of(server, target, &examined.facts);
-            signals.has_window.store(true, Ordering::SeqCst);
-            let taken =
-                checks.window(target, handle, &examined.facts, plan, (clock, log), cancel.clone()).await;
-            signals.has_window.store(false, Ordering::SeqCst);
-            taken?;
+            checks.window(target, handle, &examined.facts, plan, (clock, log), &signals).await?;
         }
     }
     #[cfg(feature = "fleet")]
@@ -492,7 +488,7 @@ impl Checks {
         facts: &Facts,
         plan: &Plan,
         (clock, log): (Clock, Option<PathBuf>),
-        cancel: CancellationToken,
+        signals: &Signals,
     ) -> anyhow::Result<()> {
         if plan.store.is_some() {
             let why = "none is taken here: with a `store` windows are opened under the lease of the pool, which the running agent takes; ask it for one: `skewtrap capture start --reason \"a look\"`";
@@ -538,9 +534,11 @@ impl Checks {
             Ok(None) => {}
             Ok(Some(capture_plan)) => {
                 let usual_health = facts.health.median().unwrap_or_default();
-                let outcome = take_one(&store, &handle, log, &capture_plan, usual_health, cancel)
-                    .await
-                    .context("no window was taken")?;
+                signals.has_window.store(true, Ordering::SeqCst);
+                let cancel = signals.cancel.clone();
+                let taken = take_one(&store, &handle, log, &capture_plan, usual_health, cancel).await;
+                signals.has_window.store(false, Ordering::SeqCst);
+                let outcome = taken.context("no window was taken")?;
                 let (ok, message) = outcome_text(&outcome);
                 self.add(
                     target,

@@ -224,10 +224,10 @@ const INCOMPLETE: HeaderName = HeaderName::from_static("x-incomplete");
 /// The incidents in the agent's memory and those whose bundle still exists, newest first.
 pub(super) async fn incidents(State(shared): State<Shared>) -> Result<Response, ApiError> {
     let dir = shared.incident_dir.clone();
-    // Where the disk hangs, those in memory are told all the same.
+    // Where the disk hangs or fails, those in memory are told all the same.
     let (stored, lacks) = match shared.bundle_disk.read(Box::new(move || files::incidents(&dir))).await {
-        Ok(stored) => (stored, ""),
-        Err(_) => (Vec::new(), MEMORY_ONLY),
+        Ok(Ok(stored)) => (stored, ""),
+        Ok(Err(_)) | Err(_) => (Vec::new(), MEMORY_ONLY),
     };
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
     by_id.extend(shared.agent().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));

@@ -90,12 +90,20 @@ fn missing() -> ApiError {
     ApiError(StatusCode::NOT_FOUND, "there is no such file in this bundle".into())
 }
 
-/// The incidents whose bundles are in `dir` and can be read, in the order of their ids.
-pub(super) fn incidents(dir: &Path) -> Vec<Incident> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+/// The incidents whose bundles are in `dir` and can be read, in the order of their ids. None where there is no such
+/// folder yet.
+///
+/// # Errors
+/// The disk does not say what is in `dir`.
+pub(super) fn incidents(dir: &Path) -> std::io::Result<Vec<Incident>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
-    names.iter().rev().take(LISTED).rev().filter_map(|name| incident(dir, name)).collect()
+    Ok(names.iter().rev().take(LISTED).rev().filter_map(|name| incident(dir, name)).collect())
 }
 
 /// The incident whose bundle is `dir`/`id`.

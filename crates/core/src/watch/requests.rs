@@ -131,7 +131,8 @@ impl Core {
         let end = self.end_of(id, at);
         if let Some(active) = self.incidents.get_mut(id).filter(|a| a.incident.found_stuck().is_some()) {
             let incident = &mut active.incident;
-            incident.moved_again = self.engine.resumed(&incident.target, &incident.finding.rank);
+            let moved = self.engine.resumed(&incident.target, &incident.finding.rank);
+            incident.moved_again = moved.filter(|at| *at >= incident.finding.onset);
         }
         let Some(active) = self.incidents.resolve(id, at, end) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
