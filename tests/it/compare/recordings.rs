@@ -66,6 +66,42 @@ fn every_heading_of_the_screen_stands_over_a_column_of_its_own() {
 }
 
 #[test]
+fn a_legend_below_the_ranks_explains_the_columns_that_are_shown_and_no_other() {
+    const ALWAYS: [&str; 3] = ["work/step: ", "gap: ", "host gap: "];
+    let screen = |traces: &str, baseline: &[&str]| {
+        let recordings = here("tests/data/recordings");
+        let request = CompareRequest {
+            paths: vec![recordings.join(traces)],
+            baseline: baseline.iter().map(|b| recordings.join(b)).collect(),
+            ..CompareRequest::default()
+        };
+        let compared = run(&request, &|_| ()).expect("comparable");
+        let mut screen = Vec::new();
+        skewtrap_trace::report::write_terminal(
+            &mut anstream::StripStream::new(&mut screen),
+            &compared.comparison,
+        )
+        .expect("into memory");
+        String::from_utf8(screen).expect("text")
+    };
+    let plain = screen("dp4/traces/draining", &[]);
+    let with_baseline = screen("dp4/traces/draining", &["dp4/traces/prefixed"]);
+    let with_waits = screen("two-gpus/traces/tp2/crowd1-gpu-30", &[]);
+    for (screen, column, meaning) in [
+        (&plain, "prefill", "prefill: "),
+        (&with_baseline, "/baseline", "/baseline: "),
+        (&with_waits, "wait/step", "wait/step: "),
+    ] {
+        for told in ALWAYS.into_iter().chain([meaning]) {
+            assert!(screen.contains(told), "{column} {told}: {screen}");
+        }
+    }
+    for meaning in ["/baseline: ", "wait/step: "] {
+        assert!(!plain.contains(meaning), "{plain}");
+    }
+}
+
+#[test]
 fn five_prefixed_steps_are_enough_for_a_careful_verdict() {
     let c = compared(&[here("tests/data/recordings/dp4/traces/prefixed")]);
     assert_eq!(named(&c), attention_of("DP2"));

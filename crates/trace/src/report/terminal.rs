@@ -112,7 +112,28 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     if c.ranks.len() > MAX_RANKS {
         writeln!(out, "{DIM}and {} more ranks (--format json, --csv){DIM:#}", c.ranks.len() - MAX_RANKS)?;
     }
-    Ok(())
+    legend(out, c, batches)
+}
+
+/// What the columns that are shown mean.
+fn legend(out: &mut impl Write, c: &Comparison, batches: bool) -> io::Result<()> {
+    let of_batches =
+        if batches { "; requests: mean of its batches; prefill: share of its steps" } else { "" };
+    writeln!(
+        out,
+        "{DIM}work/step: its GPU is busy, communication left out (the bars); gap: that minus its peers' median;\n\
+         host gap: no kernel runs{of_batches}"
+    )?;
+    if c.has_baseline() {
+        writeln!(out, "/baseline: work/step over its own in the baseline")?;
+    }
+    if c.collectives.is_some() {
+        writeln!(
+            out,
+            "wait/step: it waits for others in collectives; last: share of these to which it came last"
+        )?;
+    }
+    write!(out, "{DIM:#}")
 }
 
 fn bar(r: &RankLine, c: &Comparison) -> String {
@@ -150,7 +171,8 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     }
     let at = c.ranks.iter().position(|r| Some(r.rank) == v.rank);
     let Some(at) = at else { return Ok(()) };
-    writeln!(out, "\n{DIM}milliseconds per step{DIM:#}")?;
+    let culprit = c.ranks[at].rank;
+    writeln!(out, "\n{DIM}milliseconds per step; here: on {culprit}; gap: beyond its peers' median{DIM:#}")?;
     writeln!(out, "{BOLD}{:<58} {:>9} {:>9}{BOLD:#}", "kernel", "here", "gap")?;
     for k in lines {
         let (here, gap) = (k.ms_per_step[at], k.gap_ms_per_step);
