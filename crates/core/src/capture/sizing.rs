@@ -168,7 +168,7 @@ impl Sizing {
             _ => format!("write `num_steps: {telling}` or more"),
         };
         Some(format!(
-            "so few steps show which rank has more GPU work, not how its host spends its time: {more}"
+            "so few steps may not confirm what fired: they show larger batches, and slower GPUs where ranks share a batch, not how hosts spend their time: {more}"
         ))
     }
 }
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn what_few_steps_cannot_show_is_said_with_the_value_that_would_show_it() {
         let first = sized(&HttpWindow::default(), 8, &SizingInputs::default()).expect("it fits");
-        insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 244 ms; so few steps show which rank has more GPU work, not how its host spends its time: `max_stall: 670ms` allows 11");
+        insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 244 ms; so few steps may not confirm what fired: they show larger batches, and slower GPUs where ranks share a batch, not how hosts spend their time: `max_stall: 670ms` allows 11");
         let enough = first.predicted.expect("it is") * first.telling / first.steps + MS;
         let spec = HttpWindow { max_stall: Some(enough), ..HttpWindow::default() };
         assert_eq!(sized(&spec, 8, &SizingInputs::default()).map(|s| s.steps), Ok(first.telling));
