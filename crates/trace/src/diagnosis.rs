@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::nothing::nothing_stands_out;
 use self::own_batches::kind_with_own_batches;
 use crate::collective::{MatchedCollectives, match_collectives};
-use crate::enough::{StepEvidence, enough};
+use crate::enough::{StepEvidence, TooFewSteps, enough};
 use crate::host::{HostFinding, HostTime, host_time};
 use crate::kernel::Family;
 use crate::period_fit;
@@ -66,6 +66,14 @@ pub struct Diagnosis {
     pub reasons: Vec<String>,
     /// The number of things that are missing for full confidence.
     pub doubts: usize,
+    /// What alone is missing for a finding about the outlier, where that is steps.
+    pub too_few: Option<TooFewSteps>,
+}
+
+/// Why host time may be chance.
+enum Chance {
+    Few(TooFewSteps),
+    Other(&'static str),
 }
 
 impl Diagnosis {
@@ -96,6 +104,7 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
         matched,
         reasons: Vec::new(),
         doubts: 0,
+        too_few: None,
     };
     let hosts: Vec<Option<HostTime>> = (0..stats.len())
         .map(|i| {
@@ -124,22 +133,27 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
     found.baseline_factor = factors[at];
     found.gap = gaps[at].clone();
     found.host = hosts[at];
-    count_doubts(profiles, stats, at, &mut found);
+    kind_of_outlier(profiles, stats, at, &mut found);
+    found
+}
+
+/// What kind of difference rank `at` shows, which stands out.
+fn kind_of_outlier(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
+    count_doubts(profiles, stats, at, found);
     let misfit = found.matched.as_ref().and_then(|m| period_fit::misfit_in_lockstep(profiles, m));
-    if few_complete_peers(profiles, at, &mut found) {
+    if few_complete_peers(profiles, at, found) {
         found.kind = Kind::InsufficientEvidence;
     } else if let Some(why) = misfit {
         found.conclude(Kind::InsufficientEvidence, vec![why]);
     } else if found.by_host {
-        kind_by_host(profiles, stats, at, &mut found);
-    } else if waits_disagree(profiles, at, &mut found) {
+        kind_by_host(profiles, stats, at, found);
+    } else if waits_disagree(profiles, at, found) {
         found.kind = Kind::InsufficientEvidence;
-    } else if own_batches {
-        kind_with_own_batches(profiles, stats, at, &mut found);
+    } else if found.own_batches {
+        kind_with_own_batches(profiles, stats, at, found);
     } else {
-        kind_with_shared_batch(profiles, stats, at, &mut found);
+        kind_with_shared_batch(profiles, stats, at, found);
     }
-    found
 }
 
 /// The ranks whose GPUs have more work than their peers', the largest gap first. `matched` are the collectives in which
@@ -220,9 +234,15 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
         });
         return;
     }
-    if let Some(why) = host_may_be_chance(profiles, at, found) {
+    if let Some(chance) = host_may_be_chance(profiles, at, found) {
         found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(format!("{pace}, but {why}"));
+        match chance {
+            Chance::Few(few) => {
+                found.too_few = Some(few);
+                found.reasons.push(pace);
+            }
+            Chance::Other(why) => found.reasons.push(format!("{pace}, but {why}")),
+        }
         return;
     }
     found.kind = Kind::SlowRank;
@@ -247,20 +267,19 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
 }
 
 /// Why the host time of rank `at` may be chance, if it may.
-fn host_may_be_chance(profiles: &[&RankProfile], at: usize, found: &Diagnosis) -> Option<String> {
+fn host_may_be_chance(profiles: &[&RankProfile], at: usize, found: &Diagnosis) -> Option<Chance> {
     if found.matched.is_none() && period_fit::misfit(profiles).is_some() {
-        return Some("the steps are not told apart well enough to compare their hosts".to_owned());
+        return Some(Chance::Other("the steps are not told apart well enough to compare their hosts"));
     }
     let with_work = |p: &&RankProfile| p.steps.iter().filter(|s| s.kind != StepKind::Idle).count();
     let fewest = profiles.iter().map(with_work).min().unwrap_or(0);
     match enough(profiles, at, found.matched.as_ref()) {
         StepEvidence::Yes => None,
-        StepEvidence::No(Some(wanted)) if wanted > fewest => Some(format!(
-            "{fewest} step{} may show a passing moment: about {wanted} steps on every rank would tell",
-            plural(fewest)
-        )),
+        StepEvidence::No(Some(needed)) if needed > fewest => {
+            Some(Chance::Few(TooFewSteps { steps: fewest, needed }))
+        }
         StepEvidence::No(_) => {
-            Some("its steps differ so much among each other that this may be chance".to_owned())
+            Some(Chance::Other("its steps differ so much among each other that this may be chance"))
         }
     }
 }
@@ -329,7 +348,9 @@ fn count_doubts(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
     if stats.iter().any(|f| f.steps < 8) {
         found.doubts += 1;
         let fewest = stats.iter().map(|f| f.steps).min().unwrap_or(0);
-        found.reasons.push(format!("a short window: {fewest} steps on the rank with the fewest"));
+        found
+            .reasons
+            .push(format!("the window has {fewest} step{} on the rank with the fewest", plural(fewest)));
     }
     if profiles.len() == 2 {
         found.doubts += 1;

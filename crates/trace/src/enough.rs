@@ -40,6 +40,15 @@ pub enum StepEvidence {
     No(Option<usize>),
 }
 
+/// A window is too short for what it shows to be more than a passing moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFewSteps {
+    /// Steps of the rank with the fewest.
+    pub steps: usize,
+    /// About so many on every rank would tell.
+    pub needed: usize,
+}
+
 /// Judges the host time of rank `at` against its peers with the same activities of the profiler; `matched` are the
 /// collectives in which all ranks meet.
 pub fn enough(profiles: &[&RankProfile], at: usize, matched: Option<&MatchedCollectives>) -> StepEvidence {

@@ -159,7 +159,7 @@ impl Verdict {
     pub fn points(&self) -> Vec<String> {
         let mut points: Vec<String> =
             self.reasons.iter().filter(|r| !self.sentence.contains(r.as_str())).cloned().collect();
-        if !self.also.is_empty() {
+        if self.rank.is_some() && !self.also.is_empty() {
             let names: Vec<String> = self.also.iter().map(RankId::to_string).collect();
             let stand = if names.len() == 1 { "stands" } else { "stand" };
             points.push(format!("{} {stand} out, too", names.join(", ")));

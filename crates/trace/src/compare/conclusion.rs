@@ -123,6 +123,10 @@ impl Conclusion<'_> {
     /// Where the steps of one rank take a multiple of its peers' by time without any kernel: people lose that time,
     /// whatever the GPUs' work says.
     fn slower_by_host(&self) -> Option<String> {
+        self.longest_by_host().map(|told| format!("the GPUs have alike work, but {told}"))
+    }
+
+    fn longest_by_host(&self) -> Option<String> {
         let step_ms = |i: usize| self.stats[i].split.work + self.stats[i].split.host;
         let slowest = *self.active.iter().max_by(|a, b| step_ms(**a).total_cmp(&step_ms(**b)))?;
         let peers: Vec<f64> = self.active.iter().filter(|&&i| i != slowest).map(|&i| step_ms(i)).collect();
@@ -131,7 +135,7 @@ impl Conclusion<'_> {
         let rank = self.input.profiles[slowest].rank;
         is_slower.then(|| {
             format!(
-                "the GPUs have alike work, but a step of {rank} takes {}, {:.1} times its peers', by time in which no kernel runs",
+                "a step of {rank} takes {}, {:.1} times its peers', by time in which no kernel runs",
                 Ms(mine),
                 mine / typical
             )
@@ -256,8 +260,15 @@ impl Conclusion<'_> {
             work_ms: diagnosis.gap.ms,
             batches: self.batches(outlier, members),
             doubt: diagnosis.reasons.last(),
+            too_few: diagnosis.too_few,
         };
         v.sentence = sentence::of(&v, rank, told);
+        if declined && diagnosis.too_few.is_some() {
+            // The other reasons speak of "its" batches and host, so who is meant comes first.
+            let longest = self.longest_by_host().map_or_else(String::new, |told| format!("{told}; "));
+            let seen = sentence::seen(&v, rank);
+            v.reasons.insert(0, format!("so few steps are no finding, and show this: {longest}{seen}"));
+        }
         v
     }
 

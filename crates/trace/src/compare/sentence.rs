@@ -1,6 +1,7 @@
 //! The sentence that people read first: which rank, how much longer its steps take, and where that time
 //! goes.
 
+use crate::enough::TooFewSteps;
 use crate::ms::Ms;
 use crate::rank::RankId;
 use crate::split::{Part, StepSplit};
@@ -25,11 +26,13 @@ pub struct SentenceInput<'a> {
     pub batches: Option<(f64, f64)>,
     /// The reason for insufficient evidence.
     pub doubt: Option<&'a String>,
+    /// Where that is steps alone: what is there, and what is needed.
+    pub too_few: Option<TooFewSteps>,
 }
 
 /// The verdict about `rank`: what is concluded first, then what shows it.
 pub fn of(v: &Verdict, rank: RankId, told: SentenceInput<'_>) -> String {
-    let SentenceInput { work_ms, batches, doubt } = told;
+    let SentenceInput { work_ms, batches, doubt, too_few } = told;
     let lost = v.lost_ms_per_step.unwrap_or(0.0);
     match (v.kind, v.by) {
         (Kind::UnevenWork, _) => {
@@ -45,14 +48,28 @@ pub fn of(v: &Verdict, rank: RankId, told: SentenceInput<'_>) -> String {
         (Kind::SlowRank, _) => {
             format!("{rank} is slower than its peers at the same work{}.", steps(v, work_ms))
         }
-        (_, by) => {
-            let why = doubt.map(String::as_str).unwrap_or("the evidence is contradictory");
-            let what = if by == Some(Place::Host) { " of host time" } else { "" };
-            format!(
-                "{rank} stands out by {}{what} per step, but the traces do not tell why: {why}.",
-                Ms(lost)
-            )
+        _ if let Some(few) = too_few => format!(
+            "The traces do not tell: the window has {} step{} on the rank with the fewest, which may show a passing moment; about {} steps on every rank would tell.",
+            few.steps,
+            if few.steps == 1 { "" } else { "s" },
+            few.needed
+        ),
+        _ => {
+            let why =
+                doubt.map_or("the evidence is contradictory", |why| why.strip_prefix("but ").unwrap_or(why));
+            format!("The traces do not tell: {}, which is no finding, because {why}.", seen(v, rank))
         }
+    }
+}
+
+/// In what a rank differs, where that is no finding.
+pub fn seen(v: &Verdict, rank: RankId) -> String {
+    let lost = Ms(v.lost_ms_per_step.unwrap_or(0.0));
+    match v.by {
+        Some(Place::Host) => {
+            format!("the GPU of {rank} idles {lost} a step longer than its launches account for")
+        }
+        _ => format!("{rank} has {lost} more GPU work a step than its peers"),
     }
 }
 
@@ -149,7 +166,11 @@ mod tests {
         let mut v = verdict();
         (v.kind, v.by, v.lost_ms_per_step, v.step) = (Kind::SlowRank, Some(Place::Host), Some(14.6), None);
         let told = |v: &Verdict, work_ms| {
-            of(v, RankId::Rank(Rank::tp(1)), SentenceInput { work_ms, batches: None, doubt: None })
+            of(
+                v,
+                RankId::Rank(Rank::tp(1)),
+                SentenceInput { work_ms, batches: None, doubt: None, too_few: None },
+            )
         };
         let beyond = "14.6 ms of host time a step are beyond what its work accounts for.";
         assert_eq!(told(&v, -0.0021), format!("TP1 is slowed by its host: {beyond}"));
@@ -161,10 +182,33 @@ mod tests {
     }
 
     #[test]
+    fn too_few_steps_say_how_many_there_are_and_how_many_are_needed_and_name_no_rank() {
+        let mut v = verdict();
+        v.kind = Kind::InsufficientEvidence;
+        let too_few = Some(TooFewSteps { steps: 3, needed: 8 });
+        let doubt = "but all its kernels are 1.30 times slower".to_owned();
+        let told = |v: &Verdict, too_few| {
+            let doubt = Some(&doubt);
+            of(v, RankId::Rank(Rank::dp(2)), SentenceInput { work_ms: 0.1, batches: None, doubt, too_few })
+        };
+        for by in [Place::Gpu, Place::Host] {
+            v.by = Some(by);
+            let few = told(&v, too_few);
+            assert!(few.contains(" has 3 steps ") && few.contains("about 8 steps on every rank"), "{few}");
+            assert!(!few.contains("DP2"), "{few}");
+            let other = told(&v, None);
+            assert!(other.contains("no finding, because all its kernels are 1.30"), "{other}");
+        }
+    }
+
+    #[test]
     fn more_work_is_said_by_the_work_first_and_host_time_that_it_accounts_for_last() {
         let rank = RankId::Rank(Rank::dp(2));
-        let told =
-            of(&verdict(), rank, SentenceInput { work_ms: 0.5, batches: Some((46.0, 9.0)), doubt: None });
+        let told = of(
+            &verdict(),
+            rank,
+            SentenceInput { work_ms: 0.5, batches: Some((46.0, 9.0)), doubt: None, too_few: None },
+        );
         let (work, host) = (told.find("of GPU work"), told.find("host time"));
         assert!(
             told.starts_with(
@@ -174,8 +218,11 @@ mod tests {
         );
         assert!(work.is_some() && work < host, "{told}");
         assert!(told.ends_with("host time before kernels, which its work accounts for."), "{told}");
-        let alike =
-            of(&verdict(), rank, SentenceInput { work_ms: 0.5, batches: Some((10.0, 9.0)), doubt: None });
+        let alike = of(
+            &verdict(),
+            rank,
+            SentenceInput { work_ms: 0.5, batches: Some((10.0, 9.0)), doubt: None, too_few: None },
+        );
         assert!(alike.starts_with("DP2 has more to do than its peers: 0.50 ms of GPU work"), "{alike}");
     }
 }

@@ -8,7 +8,7 @@
 //! [`enough::FEWEST`] steps.
 
 use super::{Diagnosis, EQUAL, LARGER, batch_ratio, batch_size, launch_ratio, more_prefill, ratio_to_peers};
-use crate::enough;
+use crate::enough::{self, TooFewSteps};
 use crate::kernel::Family;
 use crate::profile::RankProfile;
 use crate::stats::{Gap, RankStats, SameCalls, median, same_calls};
@@ -100,12 +100,7 @@ pub fn kind_with_own_batches(
     let has_few_steps = fewest < enough::FEWEST;
     if has_few_steps || !by_chance.is_empty() {
         found.conclude(Kind::InsufficientEvidence, by_chance);
-        if has_few_steps {
-            found.reasons.push(format!(
-                "{fewest} steps may show a passing moment of {rank}: {} on every rank would tell more",
-                enough::FEWEST
-            ));
-        }
+        found.too_few = has_few_steps.then_some(TooFewSteps { steps: fewest, needed: enough::FEWEST });
         return;
     }
     let has_equal_batches = match batch {

@@ -10,7 +10,7 @@ use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
 use crate::ms::Ms;
 use crate::printable::printable;
-use crate::verdict::{Kind, Place};
+use crate::verdict::{Kind, Place, Verdict};
 
 pub use chart::{History, Series};
 pub use incident::ReportIncident;
@@ -109,6 +109,15 @@ fn header(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out.write_all(b"</ul>")?;
     }
     out.write_all(b"<div class=\"tiles\">")?;
+    if v.rank.is_some() {
+        tiles_of_culprit(out, v)?;
+    }
+    tile(out, &c.ranks.len().to_string(), "ranks compared")?;
+    out.write_all(b"</div></header>\n")
+}
+
+/// What the rank that the verdict names loses, and where. Where the evidence is insufficient there is none.
+fn tiles_of_culprit(out: &mut impl Write, v: &Verdict) -> io::Result<()> {
     if let (Some(lost), Some(share)) = (v.lost_ms_per_step, v.lost_share) {
         let what = match v.by {
             Some(Place::Host) => "host time per step beyond what its work accounts for",
@@ -130,8 +139,7 @@ fn header(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     if let Some(host) = v.host_gap_ms_per_step {
         tile(out, &Ms(host).to_string(), "per step without any kernel on it (host time)")?;
     }
-    tile(out, &c.ranks.len().to_string(), "ranks compared")?;
-    out.write_all(b"</div></header>\n")
+    Ok(())
 }
 
 fn tile(out: &mut impl Write, number: &str, what: &str) -> io::Result<()> {

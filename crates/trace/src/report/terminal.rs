@@ -144,7 +144,8 @@ fn bar(r: &RankLine, c: &Comparison) -> String {
 
 fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     let v = &c.verdict;
-    if !v.causes.is_empty() {
+    // Families of a gap that is no finding are no causes.
+    if !v.causes.is_empty() && v.rank.is_some() {
         writeln!(out, "\n{BOLD}{:<14} {:>9} {:>7}  most in{BOLD:#}", "family", "gap/step", "share")?;
         for cause in &v.causes {
             writeln!(
