@@ -1,6 +1,7 @@
 //! What the tests of the store have in common: a client, and a real S3 server where there is one.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,25 +38,57 @@ impl Drop for Moto {
     }
 }
 
+/// Serves one request after the other. With its threads Moto compares what a conditional write expects and writes in two
+/// steps, between which another request's write comes in and is lost: S3 does both in one.
+const ONE_AT_A_TIME: &str = "
+import sys, moto.server as moto
+run = moto.run_simple
+moto.run_simple = lambda *args, **options: run(*args, **{**options, 'threaded': False})
+moto.main(sys.argv[1:])
+";
+
+/// The Python of the `moto_server` that is installed, as its first line names it; the usual one where another program
+/// stands in for it.
+fn moto_python() -> Option<Command> {
+    let named = std::env::var_os("SKEWTRAP_MOTO").map(PathBuf::from);
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|folder| folder.join("moto_server"))
+            .find(|program| program.is_file())
+    };
+    let script = std::fs::read_to_string(named.or_else(on_path)?).ok()?;
+    let named = script.lines().next()?.strip_prefix("#!").filter(|named| named.contains("python"));
+    let mut words = named.unwrap_or("python3").split_whitespace();
+    let mut python = Command::new(words.next()?);
+    python.args(words);
+    Some(python)
+}
+
 impl Moto {
     /// Starts one, if it is installed: `SKEWTRAP_MOTO`, or `moto_server` on the path.
     pub async fn start(settings: &[(&str, &str)]) -> Option<Self> {
-        let program = std::env::var_os("SKEWTRAP_MOTO").unwrap_or_else(|| "moto_server".into());
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let started = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .envs(settings.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(process) = started else {
+        let started = moto_python().map(|mut python| {
+            python
+                .args(["-c", ONE_AT_A_TIME, "-H", "127.0.0.1", "-p", &port.to_string()])
+                .envs(settings.iter().copied())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+        });
+        let Some(Ok(process)) = started else {
             println!("SKIPPED: uploads into a real S3 server (no moto_server; `pip install 'moto[server]'`)");
             return None;
         };
-        let moto = Self { process, url: format!("http://127.0.0.1:{port}") };
+        let mut moto = Self { process, url: format!("http://127.0.0.1:{port}") };
         let until = Instant::now() + Duration::from_secs(60);
         while client().get(&moto.url).send().await.is_err() {
             assert!(Instant::now() < until, "moto does not answer");
+            if moto.process.try_wait().expect("asked").is_some() {
+                println!("SKIPPED: uploads into a real S3 server (moto_server does not start)");
+                return None;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Some(moto)
