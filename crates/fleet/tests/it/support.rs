@@ -38,8 +38,8 @@ impl Drop for Moto {
     }
 }
 
-/// Serves one request after the other. With its threads Moto compares what a conditional write expects and writes in two
-/// steps, between which another request's write comes in and is lost: S3 does both in one.
+/// Serves one request after the other. With its threads Moto compares what a conditional write expects and writes
+/// in two steps, between which another request's write comes in and is lost: S3 does both in one.
 const ONE_AT_A_TIME: &str = "
 import sys, moto.server as moto
 run = moto.run_simple
