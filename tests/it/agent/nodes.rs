@@ -63,6 +63,17 @@ fn leader(root: &Path) -> Destination {
     destination(&config).expect("a store")
 }
 
+/// Whether the store has an object within twenty seconds.
+async fn comes(to: &Destination, object: &str) -> bool {
+    for _ in 0..200 {
+        if to.store.get(object).await.expect("read").is_some() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    false
+}
+
 fn manifest(mark: &str) -> WindowManifest {
     WindowManifest {
         window: VERSION,
@@ -253,15 +264,7 @@ async fn one_window_that_cannot_be_read_or_reported_keeps_no_other_from_a_node()
     let about = |mark: &str| heard.iter().filter(|line| line.contains(mark)).count();
     assert_eq!((about(large), about(blocked)), (1, 1), "{heard:#?}");
     let report = report_object(POOL, good, "node0");
-    let mut there = false;
-    for _ in 0..200 {
-        there = to.store.get(&report).await.expect("read").is_some();
-        if there {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert!(there, "the node says what it has of the good one");
+    assert!(comes(&to, &report).await, "the node says what it has of the good one");
     let told = node.until(&format!("window={blocked}")).pop().expect("it is told");
     assert!(told.contains("cannot be brought"), "{told}");
 }
@@ -284,15 +287,7 @@ async fn a_window_whose_folder_hangs_keeps_no_other_from_a_node() {
         node.until(&format!("window={mark}"));
     }
     let report = report_object(POOL, good, "node0");
-    let mut there = false;
-    for _ in 0..200 {
-        there = to.store.get(&report).await.expect("read").is_some();
-        if there {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert!(there, "the node says what it has of the good one");
+    assert!(comes(&to, &report).await, "the node says what it has of the good one");
 }
 
 #[tokio::test]

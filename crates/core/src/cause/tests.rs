@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cause, CauseKind, Certainty, Past, explain};
+use super::{Cause, CauseKind, Certainty, Past, explain, words};
 use crate::finding::{Finding, Measured, Side, Statistic, Symptom};
 use crate::signal::catalog::{self, Catalog};
 use crate::signal::fields::Fields;
@@ -681,18 +681,8 @@ fn a_full_cache_is_no_cause_of_less_load_and_is_likely_only_where_it_explains_th
 
 #[test]
 fn a_weaker_cause_found_later_replaces_a_likely_one_only_where_the_rank_got_slow_or_stopped() {
-    let of = |kind, certainty| Cause {
-        kind,
-        statement: kind.word().into(),
-        certainty,
-        support: Vec::new(),
-        explains: None,
-        ruled_out: Vec::new(),
-        unknown: Vec::new(),
-        step_slowdown: None,
-        host_slowdown: None,
-        at: at(ONSET),
-    };
+    let of =
+        |kind, certainty| Cause { kind, statement: kind.word().into(), certainty, ..words::empty(at(ONSET)) };
     let first = of(CauseKind::FewerRequests, Certainty::Likely);
     for weaker in [CauseKind::Memory, CauseKind::LongerPrompts, CauseKind::Transfer] {
         let now = of(weaker, Certainty::Consistent).after(Some(first.clone()));
